@@ -1,0 +1,1 @@
+"""Tiltyard: contests between machine-learning models that serve live traffic."""
