@@ -1,0 +1,1 @@
+"""Which versions are served: the configuration, and the life of each version."""
