@@ -66,3 +66,4 @@ cdef class RouteTable:
     cdef ty_routes *_routes        # owned until taken
     # Hands the table over: the caller frees it with routes_free. NULL when it was taken before.
     cdef ty_routes *take(self) noexcept
+    cdef int _check(self) except -1    # raises ValueError when it was taken
