@@ -50,6 +50,7 @@ cdef struct ty_routes:
     uint32_t n_pipelines
     const char **backends          # unique "host:port" texts, NUL-terminated; may be NULL when n_backends is 0
     uint32_t n_backends
+    void **pools                   # scratch of the loop, one a backend; set when the table comes into force, else NULL
     uint8_t has_key                # the receipt key below is set
     uint8_t key_number
     uint8_t key_secret[TY_RECEIPT_SECRET]
