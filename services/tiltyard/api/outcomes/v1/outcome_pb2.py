@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tiltyard.api.common.v1 import metric_pb2 as tiltyard_dot_api_dot_common_dot_v1_dot_metric__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tiltyard/api/outcomes/v1/outcome.proto\x12\x18tiltyard.api.outcomes.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#tiltyard/api/common/v1/metric.proto\"\x95\x02\n\x06Report\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x65ployment_uid\x18\x02 \x01(\t\x12\x31\n\x04\x61rms\x18\x03 \x03(\x0b\x32#.tiltyard.api.outcomes.v1.ArmReport\x12\x37\n\x13\x63losed_through_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breport_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x62oots\x18\x06 \x01(\x05\x12\x35\n\x06\x65pochs\x18\x07 \x03(\x0b\x32%.tiltyard.api.outcomes.v1.EpochReport\"\xbf\x01\n\tArmReport\x12\x0b\n\x03\x61rm\x18\x01 \x01(\t\x12/\n\x04live\x18\x02 \x01(\x0b\x32!.tiltyard.api.common.v1.ArmCounts\x12\x31\n\x06\x63losed\x18\x03 \x01(\x0b\x32!.tiltyard.api.common.v1.ArmCounts\x12\x0c\n\x04lost\x18\x04 \x01(\x03\x12\x33\n\x05means\x18\x05 \x03(\x0b\x32$.tiltyard.api.outcomes.v1.MetricMean\"8\n\nMetricMean\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\x11\n\x04mean\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x07\n\x05_mean\"d\n\x0b\x45pochReport\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x31\n\x04\x61rms\x18\x02 \x03(\x0b\x32#.tiltyard.api.outcomes.v1.ArmReport\x12\x13\n\x0bshare_slots\x18\x03 \x03(\x05\"<\n\x10GetReportRequest\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x65ployment_uid\x18\x02 \x01(\t\"E\n\x11GetReportResponse\x12\x30\n\x06report\x18\x01 \x01(\x0b\x32 .tiltyard.api.outcomes.v1.Report\"&\n\x12WatchReportRequest\x12\x10\n\x08pipeline\x18\x01 \x01(\t\"G\n\x13WatchReportResponse\x12\x30\n\x06report\x18\x01 \x01(\x0b\x32 .tiltyard.api.outcomes.v1.Report\";\n\x12ListReportsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"a\n\x13ListReportsResponse\x12\x31\n\x07reports\x18\x01 \x03(\x0b\x32 .tiltyard.api.outcomes.v1.Report\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xd0\x02\n\x0eOutcomeService\x12\x64\n\tGetReport\x12*.tiltyard.api.outcomes.v1.GetReportRequest\x1a+.tiltyard.api.outcomes.v1.GetReportResponse\x12l\n\x0bWatchReport\x12,.tiltyard.api.outcomes.v1.WatchReportRequest\x1a-.tiltyard.api.outcomes.v1.WatchReportResponse0\x01\x12j\n\x0bListReports\x12,.tiltyard.api.outcomes.v1.ListReportsRequest\x1a-.tiltyard.api.outcomes.v1.ListReportsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tiltyard/api/outcomes/v1/outcome.proto\x12\x18tiltyard.api.outcomes.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#tiltyard/api/common/v1/metric.proto\"\xa8\x02\n\x06Report\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x65ployment_uid\x18\x02 \x01(\t\x12\x31\n\x04\x61rms\x18\x03 \x03(\x0b\x32#.tiltyard.api.outcomes.v1.ArmReport\x12\x37\n\x13\x63losed_through_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breport_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x62oots\x18\x06 \x01(\x05\x12\x35\n\x06\x65pochs\x18\x07 \x03(\x0b\x32%.tiltyard.api.outcomes.v1.EpochReport\x12\x11\n\tuncounted\x18\x08 \x01(\x03\"\xbf\x01\n\tArmReport\x12\x0b\n\x03\x61rm\x18\x01 \x01(\t\x12/\n\x04live\x18\x02 \x01(\x0b\x32!.tiltyard.api.common.v1.ArmCounts\x12\x31\n\x06\x63losed\x18\x03 \x01(\x0b\x32!.tiltyard.api.common.v1.ArmCounts\x12\x0c\n\x04lost\x18\x04 \x01(\x03\x12\x33\n\x05means\x18\x05 \x03(\x0b\x32$.tiltyard.api.outcomes.v1.MetricMean\"8\n\nMetricMean\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\x11\n\x04mean\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x07\n\x05_mean\"d\n\x0b\x45pochReport\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x31\n\x04\x61rms\x18\x02 \x03(\x0b\x32#.tiltyard.api.outcomes.v1.ArmReport\x12\x13\n\x0bshare_slots\x18\x03 \x03(\x05\"<\n\x10GetReportRequest\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x65ployment_uid\x18\x02 \x01(\t\"E\n\x11GetReportResponse\x12\x30\n\x06report\x18\x01 \x01(\x0b\x32 .tiltyard.api.outcomes.v1.Report\"&\n\x12WatchReportRequest\x12\x10\n\x08pipeline\x18\x01 \x01(\t\"G\n\x13WatchReportResponse\x12\x30\n\x06report\x18\x01 \x01(\x0b\x32 .tiltyard.api.outcomes.v1.Report\";\n\x12ListReportsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"a\n\x13ListReportsResponse\x12\x31\n\x07reports\x18\x01 \x03(\x0b\x32 .tiltyard.api.outcomes.v1.Report\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xd0\x02\n\x0eOutcomeService\x12\x64\n\tGetReport\x12*.tiltyard.api.outcomes.v1.GetReportRequest\x1a+.tiltyard.api.outcomes.v1.GetReportResponse\x12l\n\x0bWatchReport\x12,.tiltyard.api.outcomes.v1.WatchReportRequest\x1a-.tiltyard.api.outcomes.v1.WatchReportResponse0\x01\x12j\n\x0bListReports\x12,.tiltyard.api.outcomes.v1.ListReportsRequest\x1a-.tiltyard.api.outcomes.v1.ListReportsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,25 +34,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tiltyard.api.outcomes.v1.ou
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REPORT']._serialized_start=139
-  _globals['_REPORT']._serialized_end=416
-  _globals['_ARMREPORT']._serialized_start=419
-  _globals['_ARMREPORT']._serialized_end=610
-  _globals['_METRICMEAN']._serialized_start=612
-  _globals['_METRICMEAN']._serialized_end=668
-  _globals['_EPOCHREPORT']._serialized_start=670
-  _globals['_EPOCHREPORT']._serialized_end=770
-  _globals['_GETREPORTREQUEST']._serialized_start=772
-  _globals['_GETREPORTREQUEST']._serialized_end=832
-  _globals['_GETREPORTRESPONSE']._serialized_start=834
-  _globals['_GETREPORTRESPONSE']._serialized_end=903
-  _globals['_WATCHREPORTREQUEST']._serialized_start=905
-  _globals['_WATCHREPORTREQUEST']._serialized_end=943
-  _globals['_WATCHREPORTRESPONSE']._serialized_start=945
-  _globals['_WATCHREPORTRESPONSE']._serialized_end=1016
-  _globals['_LISTREPORTSREQUEST']._serialized_start=1018
-  _globals['_LISTREPORTSREQUEST']._serialized_end=1077
-  _globals['_LISTREPORTSRESPONSE']._serialized_start=1079
-  _globals['_LISTREPORTSRESPONSE']._serialized_end=1176
-  _globals['_OUTCOMESERVICE']._serialized_start=1179
-  _globals['_OUTCOMESERVICE']._serialized_end=1515
+  _globals['_REPORT']._serialized_end=435
+  _globals['_ARMREPORT']._serialized_start=438
+  _globals['_ARMREPORT']._serialized_end=629
+  _globals['_METRICMEAN']._serialized_start=631
+  _globals['_METRICMEAN']._serialized_end=687
+  _globals['_EPOCHREPORT']._serialized_start=689
+  _globals['_EPOCHREPORT']._serialized_end=789
+  _globals['_GETREPORTREQUEST']._serialized_start=791
+  _globals['_GETREPORTREQUEST']._serialized_end=851
+  _globals['_GETREPORTRESPONSE']._serialized_start=853
+  _globals['_GETREPORTRESPONSE']._serialized_end=922
+  _globals['_WATCHREPORTREQUEST']._serialized_start=924
+  _globals['_WATCHREPORTREQUEST']._serialized_end=962
+  _globals['_WATCHREPORTRESPONSE']._serialized_start=964
+  _globals['_WATCHREPORTRESPONSE']._serialized_end=1035
+  _globals['_LISTREPORTSREQUEST']._serialized_start=1037
+  _globals['_LISTREPORTSREQUEST']._serialized_end=1096
+  _globals['_LISTREPORTSRESPONSE']._serialized_start=1098
+  _globals['_LISTREPORTSRESPONSE']._serialized_end=1195
+  _globals['_OUTCOMESERVICE']._serialized_start=1198
+  _globals['_OUTCOMESERVICE']._serialized_end=1534
 # @@protoc_insertion_point(module_scope)

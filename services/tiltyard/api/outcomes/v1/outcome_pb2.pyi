@@ -33,6 +33,7 @@ class Report(_message.Message):
     REPORT_TIME_FIELD_NUMBER: _builtins.int
     BOOTS_FIELD_NUMBER: _builtins.int
     EPOCHS_FIELD_NUMBER: _builtins.int
+    UNCOUNTED_FIELD_NUMBER: _builtins.int
     pipeline: _builtins.str
     """Resource name of the pipeline, `workspaces/{workspace}/pipelines/{pipeline}`; its plain name when the router reads
     its routes from a file.
@@ -41,6 +42,8 @@ class Report(_message.Message):
     """Identifies the deployment."""
     boots: _builtins.int
     """Routers (boots) that contributed."""
+    uncounted: _builtins.int
+    """Requests that these routers could not count because their counters file was full, whichever pipeline they went to."""
     @_builtins.property
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArmReport]:
         """One entry for each arm; the champion first."""
@@ -67,10 +70,11 @@ class Report(_message.Message):
         report_time: _timestamp_pb2.Timestamp | None = ...,
         boots: _builtins.int = ...,
         epochs: _abc.Iterable[Global___EpochReport] | None = ...,
+        uncounted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["closed_through_time", b"closed_through_time", "report_time", b"report_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "boots", b"boots", "closed_through_time", b"closed_through_time", "deployment_uid", b"deployment_uid", "epochs", b"epochs", "pipeline", b"pipeline", "report_time", b"report_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "boots", b"boots", "closed_through_time", b"closed_through_time", "deployment_uid", b"deployment_uid", "epochs", b"epochs", "pipeline", b"pipeline", "report_time", b"report_time", "uncounted", b"uncounted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -191,7 +195,7 @@ class GetReportRequest(_message.Message):
     PIPELINE_FIELD_NUMBER: _builtins.int
     DEPLOYMENT_UID_FIELD_NUMBER: _builtins.int
     pipeline: _builtins.str
-    """Required. Resource name of the pipeline, or its plain name."""
+    """Required. Resource name of the pipeline, `workspace/name`, or its plain name when that is the name of one only."""
     deployment_uid: _builtins.str
     """Optional. A deployment; default: the newest that was heard of."""
     def __init__(
@@ -240,7 +244,9 @@ class WatchReportRequest(_message.Message):
 
     PIPELINE_FIELD_NUMBER: _builtins.int
     pipeline: _builtins.str
-    """Required. Resource name of the pipeline, or its plain name. It need not have counts yet."""
+    """Required. Resource name of the pipeline, `workspace/name`, or its plain name when that is the name of one only. It
+    need not have counts yet.
+    """
     def __init__(
         self,
         *,

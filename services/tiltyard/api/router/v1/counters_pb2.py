@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tiltyard/api/router/v1/counters.proto\x12\x16tiltyard.api.router.v1\"\xa7\x01\n\x15ReportCountersRequest\x12\x0e\n\x06router\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x16\n\x0e\x63losed_through\x18\x04 \x01(\x03\x12\r\n\x05\x66inal\x18\x05 \x01(\x08\x12\x34\n\x06\x62locks\x18\x06 \x03(\x0b\x32$.tiltyard.api.router.v1.CounterBlock\"\xac\x01\n\x0c\x43ounterBlock\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x65ployment_uid\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\x0b\n\x03\x61rm\x18\x04 \x01(\t\x12\x11\n\tarm_index\x18\x05 \x01(\r\x12\x0f\n\x07metrics\x18\x06 \x03(\t\x12\r\n\x05\x63\x65lls\x18\x07 \x01(\x0c\x12\x0e\n\x06values\x18\x08 \x01(\x0c\x12\x13\n\x0bshare_slots\x18\t \x01(\r\"<\n\x16ReportCountersResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08send_all\x18\x02 \x01(\x08\x32\x81\x01\n\x0e\x43ounterService\x12o\n\x0eReportCounters\x12-.tiltyard.api.router.v1.ReportCountersRequest\x1a..tiltyard.api.router.v1.ReportCountersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tiltyard/api/router/v1/counters.proto\x12\x16tiltyard.api.router.v1\"\xd1\x01\n\x15ReportCountersRequest\x12\x0e\n\x06router\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x16\n\x0e\x63losed_through\x18\x04 \x01(\x03\x12\r\n\x05\x66inal\x18\x05 \x01(\x08\x12\x34\n\x06\x62locks\x18\x06 \x03(\x0b\x32$.tiltyard.api.router.v1.CounterBlock\x12\x15\n\rbase_sequence\x18\x07 \x01(\x04\x12\x11\n\tuncounted\x18\x08 \x01(\x04\"\xac\x01\n\x0c\x43ounterBlock\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x65ployment_uid\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12\x0b\n\x03\x61rm\x18\x04 \x01(\t\x12\x11\n\tarm_index\x18\x05 \x01(\r\x12\x0f\n\x07metrics\x18\x06 \x03(\t\x12\r\n\x05\x63\x65lls\x18\x07 \x01(\x0c\x12\x0e\n\x06values\x18\x08 \x01(\x0c\x12\x13\n\x0bshare_slots\x18\t \x01(\r\"<\n\x16ReportCountersResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08send_all\x18\x02 \x01(\x08\x32\x81\x01\n\x0e\x43ounterService\x12o\n\x0eReportCounters\x12-.tiltyard.api.router.v1.ReportCountersRequest\x1a..tiltyard.api.router.v1.ReportCountersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,11 +32,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tiltyard.api.router.v1.coun
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REPORTCOUNTERSREQUEST']._serialized_start=66
-  _globals['_REPORTCOUNTERSREQUEST']._serialized_end=233
-  _globals['_COUNTERBLOCK']._serialized_start=236
-  _globals['_COUNTERBLOCK']._serialized_end=408
-  _globals['_REPORTCOUNTERSRESPONSE']._serialized_start=410
-  _globals['_REPORTCOUNTERSRESPONSE']._serialized_end=470
-  _globals['_COUNTERSERVICE']._serialized_start=473
-  _globals['_COUNTERSERVICE']._serialized_end=602
+  _globals['_REPORTCOUNTERSREQUEST']._serialized_end=275
+  _globals['_COUNTERBLOCK']._serialized_start=278
+  _globals['_COUNTERBLOCK']._serialized_end=450
+  _globals['_REPORTCOUNTERSRESPONSE']._serialized_start=452
+  _globals['_REPORTCOUNTERSRESPONSE']._serialized_end=512
+  _globals['_COUNTERSERVICE']._serialized_start=515
+  _globals['_COUNTERSERVICE']._serialized_end=644
 # @@protoc_insertion_point(module_scope)

@@ -30,6 +30,8 @@ class ReportCountersRequest(_message.Message):
     CLOSED_THROUGH_FIELD_NUMBER: _builtins.int
     FINAL_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
+    BASE_SEQUENCE_FIELD_NUMBER: _builtins.int
+    UNCOUNTED_FIELD_NUMBER: _builtins.int
     router: _builtins.str
     """Required. Name of the router, stable over its restarts."""
     boot_id: _builtins.bytes
@@ -42,6 +44,10 @@ class ReportCountersRequest(_message.Message):
     """Whether this is the last report of the boot: the loop has ended, by itself or by a crash. What it had assigned in
     seconds still open is lost to the verdict.
     """
+    base_sequence: _builtins.int
+    """Sequence of the last acknowledged report, on which `blocks` builds; 0: `blocks` holds all cells that are not zero."""
+    uncounted: _builtins.int
+    """Requests of this boot that had no room in the counters file and are in no block."""
     @_builtins.property
     def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___CounterBlock]:
         """Blocks with the cells that changed since the last acknowledged report, or all cells."""
@@ -55,10 +61,12 @@ class ReportCountersRequest(_message.Message):
         closed_through: _builtins.int = ...,
         final: _builtins.bool = ...,
         blocks: _abc.Iterable[Global___CounterBlock] | None = ...,
+        base_sequence: _builtins.int = ...,
+        uncounted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "boot_id", b"boot_id", "closed_through", b"closed_through", "final", b"final", "router", b"router", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_sequence", b"base_sequence", "blocks", b"blocks", "boot_id", b"boot_id", "closed_through", b"closed_through", "final", b"final", "router", b"router", "sequence", b"sequence", "uncounted", b"uncounted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -90,7 +98,9 @@ class CounterBlock(_message.Message):
     arm_index: _builtins.int
     """Index of the arm; 0 is the champion."""
     cells: _builtins.bytes
-    """Cell numbers, 4 bytes each, little-endian. The layout of the cells is that of the router's counters file."""
+    """Cell numbers, 4 bytes each, little-endian, rising. The layout of the cells is that of the router's counters file
+    (docs/counters.md): from 0 the live cells, from 128 those of closed assignment seconds.
+    """
     values: _builtins.bytes
     """Cumulative values, 8 bytes each, little-endian, one for each cell: unsigned integers, or IEEE 754 doubles where
     the layout says so.
@@ -131,9 +141,9 @@ class ReportCountersResponse(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     SEND_ALL_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """The sequence that was taken in."""
+    """The highest sequence of this boot that was taken in; below that of the request when that was not."""
     send_all: _builtins.bool
-    """Whether the next report shall carry all cells (the service has missed some, or is new)."""
+    """Whether the next report shall carry all cells: the service does not have the report that this one builds on."""
     def __init__(
         self,
         *,

@@ -48,7 +48,8 @@ class CounterServiceServicer(object):
 
     def ReportCounters(self, request, context):
         """Takes the cumulative counters of one boot of one router loop. Sending the same again, late or out of order changes
-        nothing: the highest value of each cell counts.
+        nothing: of each cell the value of the highest sequence counts. Answers when it is stored for good.
+        INVALID_ARGUMENT when the report makes no sense; nothing of it is taken in then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

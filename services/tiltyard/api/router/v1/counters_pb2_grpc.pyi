@@ -35,7 +35,8 @@ class CounterServiceStub:
     def __new__(cls, channel: _aio.Channel) -> CounterServiceAsyncStub: ...
     ReportCounters: _grpc.UnaryUnaryMultiCallable[_counters_pb2.ReportCountersRequest, _counters_pb2.ReportCountersResponse]
     """Takes the cumulative counters of one boot of one router loop. Sending the same again, late or out of order changes
-    nothing: the highest value of each cell counts.
+    nothing: of each cell the value of the highest sequence counts. Answers when it is stored for good.
+    INVALID_ARGUMENT when the report makes no sense; nothing of it is taken in then.
     """
 
 @_typing.type_check_only
@@ -45,7 +46,8 @@ class CounterServiceAsyncStub(CounterServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReportCounters: _aio.UnaryUnaryMultiCallable[_counters_pb2.ReportCountersRequest, _counters_pb2.ReportCountersResponse]  # type: ignore[assignment]
     """Takes the cumulative counters of one boot of one router loop. Sending the same again, late or out of order changes
-    nothing: the highest value of each cell counts.
+    nothing: of each cell the value of the highest sequence counts. Answers when it is stored for good.
+    INVALID_ARGUMENT when the report makes no sense; nothing of it is taken in then.
     """
 
 class CounterServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -58,7 +60,8 @@ class CounterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_counters_pb2.ReportCountersResponse, _abc.Awaitable[_counters_pb2.ReportCountersResponse]]:
         """Takes the cumulative counters of one boot of one router loop. Sending the same again, late or out of order changes
-        nothing: the highest value of each cell counts.
+        nothing: of each cell the value of the highest sequence counts. Answers when it is stored for good.
+        INVALID_ARGUMENT when the report makes no sense; nothing of it is taken in then.
         """
 
 def add_CounterServiceServicer_to_server(servicer: CounterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
