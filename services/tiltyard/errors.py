@@ -14,6 +14,8 @@
     ├── InferenceError                (carries its own)    a call through a pipeline failed
     └── ConfigError                   (never on the wire)  a file or flag is wrong: names file, line and reason
 
+    TiltyardWarning                   (a UserWarning)      worth knowing, and nothing was stopped
+
 Every message says what was wrong, names the thing, and says what to do.
 """
 
@@ -35,6 +37,7 @@ __all__ = [
     "LimitError",
     "ModelUploadError",
     "TiltyardError",
+    "TiltyardWarning",
     "UnavailableError",
     "UnsupportedError",
 ]
@@ -114,6 +117,7 @@ class InferenceError(TiltyardError):
         code: the gRPC status of the answer.
         inference_id: the receipt of the failed call, or ``""`` when the router did not give one.
         arm: name of the arm the call was assigned to, or ``""``.
+        results: what the requests before it in the same call gave, in order.
     """
 
     def __init__(
@@ -128,6 +132,11 @@ class InferenceError(TiltyardError):
         self.code = code
         self.inference_id = inference_id
         self.arm = arm
+        self.results: tuple[Any, ...] = ()
+
+
+class TiltyardWarning(UserWarning):
+    """Something worth knowing that stopped nothing, such as an A/B test between byte-identical models."""
 
 
 class ConfigError(TiltyardError):
