@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from tiltyard.errors import ConfigError, InvalidArgumentError
+from tiltyard.router.addresses import address_fault
 from tiltyard.router.plain_yaml import Mapping, Node, Scalar, Sequence, parse_plain_yaml, read_text
 from tiltyard.router.spec import ArmSpec, MetricSpec
 from tiltyard.slots import MAX_ARMS, SLOTS, SlotTable, shares
@@ -38,7 +38,6 @@ _KEY_NAME = re.compile(r"[a-z0-9_.-]{1,64}")
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m)")
-_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNIT_S = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60)}
 _MAX_TIMEOUT_S = 3600
@@ -243,7 +242,7 @@ class _Reader:
             raise self._refuse(node.line, f"{len(items)} backends; an arm has 1 to {MAX_BACKENDS}")
         backends = [(self._text(item, "a backend", most=300), item.line) for item in items]
         for address, line in backends:
-            if reason := _address_fault(address):
+            if reason := address_fault(address):
                 raise self._refuse(line, f"backend {address!r} is not HOST:PORT: {reason}")
         self._unique(backends, "backend")
         return tuple(address for address, _ in backends)
@@ -337,28 +336,3 @@ class _Reader:
             if name in seen:
                 raise self._refuse(line, f"{what} {name!r} again; line {seen[name]} has one of that name")
             seen[name] = line
-
-
-def _address_fault(address: str) -> str:
-    """Why this is no ``host:port``; empty when it is one."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not host:
-        return "for example 127.0.0.1:9001, model-a.default.svc:8500 or [::1]:9001"
-    if not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535:
-        return f"the port is {port!r}, and must be 1 to 65535"
-    if host.startswith("[") and host.endswith("]"):
-        try:
-            ipaddress.IPv6Address(host[1:-1])
-        except ValueError:
-            return f"{host} is no IPv6 address"
-        return ""
-    if ":" in host:
-        return "an IPv6 address goes in brackets, [::1]:9001"
-    if not _HOST.fullmatch(host):
-        return f"{host!r} is no host name"
-    if re.fullmatch(r"[0-9.]+", host):
-        try:
-            ipaddress.IPv4Address(host)
-        except ValueError:
-            return f"{host} is no IPv4 address"
-    return ""
