@@ -128,8 +128,10 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
     enum:
         NGHTTP2_FLAG_NONE
         NGHTTP2_FLAG_END_STREAM
+        NGHTTP2_FLAG_ACK
         NGHTTP2_DATA
         NGHTTP2_HEADERS
+        NGHTTP2_SETTINGS
         NGHTTP2_GOAWAY
         NGHTTP2_NV_FLAG_NONE
         NGHTTP2_NV_FLAG_NO_INDEX

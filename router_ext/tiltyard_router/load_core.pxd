@@ -3,7 +3,7 @@
 # The load generator: one libuv loop, HTTP/2 client connections on nghttp2, calls paced by the answers (closed loop) or
 # by the clock (open loop). Runs once, on one thread, without the GIL. Errors are libuv's and nghttp2's own ints.
 #
-# Who owns what: the engine owns all connections and calls, in two arrays as long as the run; a call is in exactly one of
+# Who owns what: the engine owns all connections and calls, in two arrays made once; a call is in exactly one of
 # free, pending (planned, not sent) and live (sent, not settled), or in none (settled, its stream not closed yet).
 # A connection owns its session and its handle. Everything in ld_config belongs to the façade.
 from libc.stddef cimport size_t
@@ -143,11 +143,13 @@ cdef struct ld_conn:
     uint32_t n_calls
     int state
     bint tried                     # opened before: the next opening is a reconnect
+    bint greeted                   # the server's SETTINGS are here: calls may be sent
     bint draining                  # GOAWAY seen: nothing new
     bint dirty                     # has new requests to flush
     bint writing                   # a write is under way; segs and out must stay
     uint32_t fails                 # in a row, for the back-off
-    uint64_t since_ns              # start of the connect or of the write under way
+    uint64_t opened_ns             # start of the connect
+    uint64_t since_ns              # start of the write under way
     uint64_t retry_ns
     uv_buf_t segs[LD_SEGS]
     unsigned int n_segs
@@ -177,7 +179,7 @@ cdef struct ld_engine:
     ld_list live
     uint64_t now_ns
     uint64_t start_ns
-    uint64_t begun_ns              # first connection up; 0 before
+    uint64_t begun_ns              # first connection greeted; 0 before
     uint64_t measure_ns            # first measured call
     uint64_t last_ns               # last measured call settled
     uint64_t next_ns               # open loop: when the next call is due

@@ -96,6 +96,9 @@ cdef int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *us
     if frame.hd.type == NGHTTP2_GOAWAY:
         c.draining = True
         return 0
+    if frame.hd.type == NGHTTP2_SETTINGS:
+        c.greeted = c.greeted or not frame.hd.flags & NGHTTP2_FLAG_ACK
+        return 0
     if not frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
         return 0
     if frame.hd.type != NGHTTP2_DATA and frame.hd.type != NGHTTP2_HEADERS:
@@ -199,7 +202,7 @@ cdef void conn_lost(ld_conn *c, int rv) noexcept nogil:
     if rv != 0:
         e.error = rv
         c.fails += 1
-        if c.state == LD_CONNECTING:
+        if not c.greeted:
             e.totals.connect_errors += 1
         else:
             e.totals.connections_lost += 1
@@ -268,7 +271,7 @@ cdef void conn_flush(ld_conn *c) noexcept nogil:
 cdef uint32_t conn_room(ld_conn *c) noexcept nogil:
     """How many more calls the connection takes now."""
     cdef uint32_t most
-    if c.state != LD_UP or c.draining or not nghttp2_session_check_request_allowed(c.session):
+    if c.state != LD_UP or not c.greeted or c.draining or not nghttp2_session_check_request_allowed(c.session):
         return 0
     most = nghttp2_session_get_remote_settings(c.session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS)
     if most > c.engine.cfg.streams:
@@ -360,6 +363,8 @@ cdef void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf) noexcept 
         if rv < 0:
             conn_lost(c, <int>rv)
         else:
+            if c.greeted and e.begun_ns == 0:
+                begin(e)
             pump(e, c)
             conn_flush(c)
     settle(e)
@@ -407,13 +412,6 @@ cdef void on_connect(uv_connect_t *req, int status) noexcept nogil:
         settle(e)
         return
     c.state = LD_UP
-    c.draining = False
-    if e.begun_ns == 0:
-        e.begun_ns = e.now_ns
-        e.next_ns = e.now_ns
-        if e.cfg.gap_ns > 0:
-            pacer_arm(e)
-    pump(e, c)
     conn_flush(c)
     settle(e)
 
@@ -434,7 +432,9 @@ cdef void conn_open(ld_conn *c) noexcept nogil:
         return
     c.tcp.data = c
     c.state = LD_CONNECTING
-    c.since_ns = e.now_ns
+    c.greeted = False
+    c.draining = False
+    c.opened_ns = e.now_ns
     rv = uv_tcp_connect(&c.connect_req, &c.tcp, <const sockaddr *>&e.cfg.addr, on_connect)
     if rv == 0:
         rv = uv_tcp_nodelay(&c.tcp, 1)
@@ -461,6 +461,12 @@ cdef bint may_issue(ld_engine *e, uint64_t at) noexcept nogil:
         elif cfg.duration_ns and at >= e.measure_ns + cfg.duration_ns:
             e.issuing_over = True
     return not e.issuing_over
+
+cdef void begin(ld_engine *e) noexcept nogil:
+    e.begun_ns = e.now_ns
+    e.next_ns = e.now_ns
+    if e.cfg.gap_ns > 0:
+        pacer_arm(e)
 
 cdef void issued(ld_engine *e) noexcept nogil:
     e.issued += 1
@@ -613,7 +619,9 @@ cdef void on_tick(uv_timer_t *handle) noexcept nogil:
         c = &e.conns[i]
         if c.state == LD_DOWN and e.now_ns >= c.retry_ns and not (e.issuing_over and e.pending.n == 0):
             conn_open(c)
-        elif c.state == LD_CONNECTING and e.now_ns - c.since_ns >= e.cfg.connect_timeout_ns:
+        elif c.state == LD_DOWN or c.state == LD_CLOSING or c.state == LD_DEAD:
+            pass
+        elif not c.greeted and e.now_ns - c.opened_ns >= e.cfg.connect_timeout_ns:
             conn_lost(c, UV_ETIMEDOUT)
         elif c.state == LD_UP and c.writing and e.now_ns - c.since_ns >= e.cfg.timeout_ns:
             conn_lost(c, UV_ETIMEDOUT)           # the server has stopped reading
