@@ -3,8 +3,8 @@
 Each family below follows a published description of its domain-generation algorithm (``Family.source`` names it; the
 code was written for this project). A generator takes a *campaign* and yields the names of that campaign in the order
 in which the malware would try them. Campaign 0 is a published one where its parameters are known; the others are
-later days for the families that are seeded by the date, other seeds for those with a hard-coded one. So names held
-out from training can come from days and seeds the models have not seen, as in life.
+later days for the families that are seeded by the date, other seeds or later places in the sequence for those with a
+hard-coded seed. So names held out from training can come from campaigns the models have not seen, as in life.
 
 Everything is a pure function of its arguments: the same campaign gives the same names on every machine.
 """

@@ -8,8 +8,8 @@ seen names of all families; the champion is the older one, made before ``NEW_FAM
 difference between them, and it is what the demo's A/B test measures. Both answer all outputs of the signature; the
 champion never saw a positive example for the outputs of the new families.
 
-Held-out names come from other days and other seeds of the malware than the training names, and no label (the part
-before the first dot) is in both.
+Held-out names come from other campaigns (days, seeds, places in a sequence) of the malware than the training names,
+and no label (the part before the first dot) is in both.
 
 Everything is seeded. On one machine two runs give the same weights as far as TensorFlow allows; on another machine
 they may differ in the last digits.
