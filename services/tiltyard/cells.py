@@ -6,7 +6,7 @@ by completion, and a *closed* set, of the assignment seconds that are complete. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +21,7 @@ __all__ = [
     "Counts",
     "MetricCounts",
     "Values",
-    "add_values",
+    "add_up",
     "cells_in_use",
     "decode",
     "is_float",
@@ -107,11 +107,17 @@ def is_float(n_metrics: int) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def add_values(left: Values, right: Values, n_metrics: int) -> Values:
-    """Sum of two sets of cells, shape ``(cells_in_use(n_metrics),)`` each."""
-    out = left + right
-    floats = is_float(n_metrics)
-    out.view(np.float64)[floats] = left.view(np.float64)[floats] + right.view(np.float64)[floats]
+def add_up(values: Sequence[Values], n_metrics: int) -> Values:
+    """Sum of sets of cells.
+
+    Args:
+        values: at least one, shape ``(k * cells_in_use(n_metrics),)`` each: ``k`` sets on end.
+        n_metrics: number of metrics.
+    """
+    stack = np.stack(values)
+    floats = np.tile(is_float(n_metrics), stack.shape[1] // cells_in_use(n_metrics))
+    out: Values = stack.sum(axis=0, dtype=np.uint64)
+    out[floats] = stack[:, floats].view(np.float64).sum(axis=0).view(np.uint64)
     return out
 
 

@@ -168,7 +168,7 @@ class CountersFile:
             raise CountersError(f"{self.path}: sizes in the header are wrong; the file is damaged")
 
     def _read(self) -> Snapshot:
-        # The header comes first: what is in it when it says "ended", or is closed through some second, is in the blocks.
+        # The header comes first: once it says "ended", or "closed through" some second, the blocks say so too.
         *_, boot_id, created, _, _, _, uncounted, ended = _HEADER.unpack_from(self._map)
         (closed_through,) = _Q.unpack_from(self._map, _CLOSED_THROUGH)
         (used,) = _U.unpack_from(self._map, _BLOCKS_USED)
