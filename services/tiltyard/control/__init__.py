@@ -1,0 +1,1 @@
+"""The control plane: workspaces, models, pipelines, and what of them is deployed."""
