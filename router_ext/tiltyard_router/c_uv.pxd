@@ -105,6 +105,8 @@ cdef extern from "uv.h" nogil:
     void uv_unref(uv_handle_t *handle)
     int uv_cancel(void *req)
 
+    int uv_ip4_addr(const char *ip, int port, sockaddr_in *addr)
+    int uv_ip6_addr(const char *ip, int port, sockaddr_in6 *addr)
     int uv_tcp_init(uv_loop_t *loop, uv_tcp_t *handle)
     int uv_tcp_open(uv_tcp_t *handle, int sock)
     int uv_tcp_nodelay(uv_tcp_t *handle, int enable)

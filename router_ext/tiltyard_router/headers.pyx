@@ -1,0 +1,191 @@
+"""Header fields of one message."""
+
+from libc.string cimport memcmp, memcpy
+
+from tiltyard_router.c_nghttp2 cimport (
+    NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_COPY_VALUE, nghttp2_nv, nghttp2_rcbuf, nghttp2_rcbuf_decref,
+    nghttp2_rcbuf_get_buf, nghttp2_rcbuf_incref, nghttp2_vec)
+from tiltyard_router.mem cimport mem_alloc, mem_free, ty_mem
+from tiltyard_router.model cimport TY_HDR_BYTES, TY_HDR_INLINE, TY_HDR_MAX, ty_header, ty_headers
+from tiltyard_router.status cimport TY_ERR_NOMEM
+
+cdef struct ty_known:
+    const char *name
+    size_t n
+    uint8_t token
+
+cdef ty_known KNOWN[15]
+
+
+cdef void know(int i, const char *name, size_t n, uint8_t token) noexcept nogil:
+    KNOWN[i].name = name
+    KNOWN[i].n = n
+    KNOWN[i].token = token
+
+know(0, b":path", 5, TY_H_PATH)
+know(1, b":method", 7, TY_H_METHOD)
+know(2, b":scheme", 7, TY_H_SCHEME)
+know(3, b":status", 7, TY_H_STATUS)
+know(4, b":authority", 10, TY_H_AUTHORITY)
+know(5, b"te", 2, TY_H_TE)
+know(6, b"user-agent", 10, TY_H_USER_AGENT)
+know(7, b"content-type", 12, TY_H_CONTENT_TYPE)
+know(8, b"content-length", 14, TY_H_CONTENT_LENGTH)
+know(9, b"grpc-timeout", 12, TY_H_GRPC_TIMEOUT)
+know(10, b"grpc-encoding", 13, TY_H_GRPC_ENCODING)
+know(11, b"grpc-accept-encoding", 20, TY_H_GRPC_ACCEPT_ENCODING)
+know(12, b"grpc-status", 11, TY_H_GRPC_STATUS)
+know(13, b"grpc-message", 12, TY_H_GRPC_MESSAGE)
+know(14, b":protocol", 9, TY_H_PSEUDO)
+
+
+cdef uint8_t token_of(const uint8_t *name, size_t n) noexcept nogil:
+    cdef int i
+    if n > 9 and name[0] == c't' and memcmp(name, b"tiltyard-", 9) == 0:
+        return TY_H_TILTYARD
+    for i in range(15):
+        if KNOWN[i].n == n and memcmp(KNOWN[i].name, name, n) == 0:
+            return KNOWN[i].token
+    return TY_H_PSEUDO if n > 0 and name[0] == c':' else TY_H_OTHER
+
+
+cdef void headers_init(ty_headers *h) noexcept nogil:
+    h.items = h.inline_items
+    h.n = 0
+    h.cap = TY_HDR_INLINE
+    h.bytes = 0
+    h.overflow = 0
+
+
+cdef void headers_clear(ty_headers *h, ty_mem *mem) noexcept nogil:
+    cdef uint32_t i
+    for i in range(h.n):
+        nghttp2_rcbuf_decref(h.items[i].name)
+        nghttp2_rcbuf_decref(h.items[i].value)
+    if h.items is not h.inline_items:
+        mem_free(mem, h.items)
+    headers_init(h)
+
+
+cdef int headers_add(ty_headers *h, ty_mem *mem, nghttp2_rcbuf *name, nghttp2_rcbuf *value) noexcept nogil:
+    cdef nghttp2_vec nv = nghttp2_rcbuf_get_buf(name)
+    cdef nghttp2_vec vv = nghttp2_rcbuf_get_buf(value)
+    cdef ty_header *more
+    if h.n == TY_HDR_MAX or h.bytes + nv.len + vv.len + 32 > TY_HDR_BYTES:
+        h.overflow = 1
+        return 0
+    if h.n == h.cap:
+        more = <ty_header *>mem_alloc(mem, TY_HDR_MAX * sizeof(ty_header))
+        if more is NULL:
+            return TY_ERR_NOMEM
+        memcpy(more, h.items, h.n * sizeof(ty_header))
+        h.items = more
+        h.cap = TY_HDR_MAX
+    nghttp2_rcbuf_incref(name)
+    nghttp2_rcbuf_incref(value)
+    h.items[h.n].name = name
+    h.items[h.n].value = value
+    h.items[h.n].token = token_of(nv.base, nv.len)
+    h.n += 1
+    h.bytes += <uint32_t>(nv.len + vv.len + 32)
+    return 0
+
+
+cdef ty_text header_name(const ty_header *field) noexcept nogil:
+    cdef nghttp2_vec v = nghttp2_rcbuf_get_buf(<nghttp2_rcbuf *>field.name)
+    cdef ty_text t
+    t.p = <const char *>v.base
+    t.n = v.len
+    return t
+
+
+cdef ty_text header_value(const ty_header *field) noexcept nogil:
+    cdef nghttp2_vec v = nghttp2_rcbuf_get_buf(<nghttp2_rcbuf *>field.value)
+    cdef ty_text t
+    t.p = <const char *>v.base
+    t.n = v.len
+    return t
+
+
+cdef ty_text headers_get(const ty_headers *h, uint8_t token) noexcept nogil:
+    cdef ty_text none
+    cdef uint32_t i = h.n
+    while i > 0:
+        i -= 1
+        if h.items[i].token == token:
+            return header_value(&h.items[i])
+    none.p = NULL
+    none.n = 0
+    return none
+
+
+cdef void header_nv(const ty_header *field, nghttp2_nv *nv, uint8_t flags) noexcept nogil:
+    cdef ty_text name = header_name(field)
+    cdef ty_text value = header_value(field)
+    text_nv(nv, name.p, name.n, value.p, value.n, flags)
+
+
+cdef void text_nv(nghttp2_nv *nv, const char *name, size_t name_len, const char *value, size_t value_len,
+                  uint8_t flags) noexcept nogil:
+    nv.name = <uint8_t *>name
+    nv.namelen = name_len
+    nv.value = <uint8_t *>value
+    nv.valuelen = value_len
+    nv.flags = flags | NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
+
+
+cdef long long timeout_us(ty_text text) noexcept nogil:
+    """gRPC over HTTP/2: at most 8 digits and one unit of H M S m u n."""
+    cdef long long value = 0
+    cdef size_t i
+    cdef char unit
+    if text.n < 2 or text.n > 9:
+        return -1
+    for i in range(text.n - 1):
+        if text.p[i] < c'0' or text.p[i] > c'9':
+            return -1
+        value = value * 10 + (text.p[i] - c'0')
+    unit = text.p[text.n - 1]
+    if unit == c'H':
+        return value * 3600 * 1000000
+    if unit == c'M':
+        return value * 60000000
+    if unit == c'S':
+        return value * 1000000
+    if unit == c'm':
+        return value * 1000
+    if unit == c'u':
+        return value
+    if unit == c'n':
+        return (value + 999) // 1000
+    return -1
+
+
+cdef int status_number(ty_text text) noexcept nogil:
+    if text.n == 1 and c'0' <= text.p[0] <= c'9':
+        return text.p[0] - c'0'
+    if text.n == 2 and text.p[0] == c'1' and c'0' <= text.p[1] <= c'6':
+        return 10 + text.p[1] - c'0'
+    return -1
+
+
+cdef size_t message_encode(const char *msg, char *out, size_t cap) noexcept nogil:
+    cdef const char *hexdigits = b"0123456789ABCDEF"
+    cdef size_t n = 0
+    cdef uint8_t b
+    while msg[0] != 0:
+        b = <uint8_t>msg[0]
+        if 0x20 <= b <= 0x7E and b != c'%':
+            if n + 1 > cap:
+                break
+            out[n] = <char>b
+            n += 1
+        else:
+            if n + 3 > cap:
+                break
+            out[n] = c'%'
+            out[n + 1] = hexdigits[b >> 4]
+            out[n + 2] = hexdigits[b & 15]
+            n += 3
+        msg += 1
+    return n

@@ -1,0 +1,60 @@
+# client > [listener] > front
+"""Listening sockets."""
+
+from libc.string cimport memset
+
+from tiltyard_router.c_sys cimport close, dup
+from tiltyard_router.c_uv cimport (
+    uv_close, uv_handle_t, uv_listen, uv_stream_t, uv_tcp_init, uv_tcp_open)
+from tiltyard_router.front cimport front_accept
+from tiltyard_router.mem cimport mem_alloc, mem_free
+from tiltyard_router.model cimport ty_listener, ty_loop
+from tiltyard_router.status cimport TY_ERR_NOMEM
+
+cdef enum:
+    BACKLOG = 1024
+
+
+cdef int listener_add(ty_loop *loop, int fd) noexcept nogil:
+    cdef ty_listener *l = <ty_listener *>mem_alloc(&loop.mem, sizeof(ty_listener))
+    cdef int rv, own
+    if l is NULL:
+        return TY_ERR_NOMEM
+    memset(l, 0, sizeof(ty_listener))
+    l.loop = loop
+    rv = uv_tcp_init(&loop.uv, &l.h.tcp)
+    if rv != 0:
+        mem_free(&loop.mem, l)
+        return rv
+    l.h.handle.data = l
+    own = dup(fd)
+    rv = uv_tcp_open(&l.h.tcp, own)
+    if rv != 0:
+        close(own)
+    else:
+        rv = uv_listen(&l.h.stream, BACKLOG, on_connection)
+    if rv != 0:
+        uv_close(&l.h.handle, on_closed)
+        return rv
+    l.next = loop.listeners
+    loop.listeners = l
+    return 0
+
+
+cdef void on_connection(uv_stream_t *server, int status) noexcept nogil:
+    cdef ty_listener *l = <ty_listener *>server.data
+    if status == 0:
+        front_accept(l.loop, server)
+
+
+cdef void listener_close_all(ty_loop *loop) noexcept nogil:
+    cdef ty_listener *l
+    while loop.listeners is not NULL:
+        l = loop.listeners
+        loop.listeners = l.next
+        uv_close(&l.h.handle, on_closed)
+
+
+cdef void on_closed(uv_handle_t *handle) noexcept nogil:
+    cdef ty_listener *l = <ty_listener *>handle.data
+    mem_free(&l.loop.mem, l)
