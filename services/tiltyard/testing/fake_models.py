@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ _OK = grpc.StatusCode.OK.value[0]
 
 
 def saved_model_bytes(
-    inputs: Mapping[str, tensor_pb2.DataType] | None = None,
-    outputs: Mapping[str, tensor_pb2.DataType] | None = None,
+    inputs: Mapping[str, tensor_pb2.DataType.ValueType] | None = None,
+    outputs: Mapping[str, tensor_pb2.DataType.ValueType] | None = None,
     *,
     tag: str = "serve",
     mark: str = "",
@@ -62,6 +63,15 @@ def zip_bytes(files: Mapping[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
+async def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Wait until a condition holds; raises ``TimeoutError`` when it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not so within {timeout_s:g} s")
+        await asyncio.sleep(0.01)
+
+
 class FakeModelServer:
     """TensorFlow Serving's ModelService with a scripted loader. Belongs to one event loop.
 
@@ -78,7 +88,7 @@ class FakeModelServer:
         self.load_s = 0.0
         self.refuse = ""
         self.address = ""
-        self._states: dict[tuple[str, int], tuple[_State.State, str]] = {}
+        self._states: dict[tuple[str, int], tuple[_State.State.ValueType, str]] = {}
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
