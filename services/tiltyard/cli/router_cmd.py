@@ -110,6 +110,9 @@ def command(
     except ConfigError as error:
         click.echo(f"tiltyard: {error.message}", err=True)
         sys.exit(2)
+    except OSError as error:  # a socket or file that the core could not use
+        click.echo(f"tiltyard: the router could not start: {error}", err=True)
+        sys.exit(1)
     sys.exit(0 if asked_to_end else 1)
 
 

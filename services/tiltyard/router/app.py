@@ -60,7 +60,7 @@ class RouterSettings:
     data_dir: Path
     """Folder for the counters and the receipt key; made with mode 0700."""
     receipt_key_file: Path | None = None
-    """The key that signs inference ids; ``None``: one made in the data folder. With ``watch`` the snapshots bring it."""
+    """The key that signs inference ids; ``None``: one made in the data folder. With ``watch`` a snapshot brings it."""
     name: str
     """The router's name in reports, stable over its restarts."""
     drain_limit_s: float = 30.0
