@@ -13,6 +13,7 @@ __all__ = ["address_fault", "check_service_address", "open_listeners"]
 
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
+_IPV6 = re.compile(r"[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]{1,32})?")  # the part after % may name a network card
 _BACKLOG = 1024
 
 
@@ -24,7 +25,7 @@ def address_fault(address: str) -> str:
     if not _PORT.fullmatch(port) or int(port) > 65535:
         return f"the port is {port!r}, and must be 1 to 65535"
     if host.startswith("[") and host.endswith("]"):
-        return "" if _is_ip(6, host[1:-1]) else f"{host} is no IPv6 address"
+        return "" if _IPV6.fullmatch(host[1:-1]) and _is_ip(6, host[1:-1]) else f"{host} is no IPv6 address"
     if ":" in host:
         return "an IPv6 address goes in brackets, [::1]:9001"
     if not _HOST.fullmatch(host):
