@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from tests.modelserver.conftest import Client, Gate, Process
 
 pytestmark = pytest.mark.serve
-
-Refused = Callable[[Callable[[], Any]], tuple[grpc.StatusCode, str]]
 
 
 def _answers(client: Client) -> bool:
@@ -107,13 +105,6 @@ def test_a_taken_port_is_an_error(start: type[Process], client: Client, process:
     assert other.popen.wait(90) not in (0, None)
     assert address in other.errors()
     assert client.channel is not None
-
-
-def test_health_is_serving_without_models(client: Client, refused: Refused) -> None:
-    check = "/grpc.health.v1.Health/Check"
-    for service in (b"", b"PredictionService", b"ModelService"):
-        assert client.raw(check, b"\x0a" + bytes([len(service)]) + service if service else b"") == b"\x08\x01"
-    assert refused(lambda: client.raw(check, b"\x0a\x04what"))[0] is grpc.StatusCode.NOT_FOUND
 
 
 @pytest.mark.parametrize("module", ["tiltyard", "tiltyard.client", "tiltyard.cli.main", "tiltyard.cli.modelserver_cmd"])

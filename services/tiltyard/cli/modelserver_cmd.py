@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ def command(
     Without a model it starts empty and takes its models by HandleReloadConfigRequest. Prints one line when it serves.
     SIGTERM and Ctrl-C stop it once the calls in flight are done.
     """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # TensorFlow takes seconds to load: a stop signal in that time just ends the process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:

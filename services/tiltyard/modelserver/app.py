@@ -17,11 +17,9 @@ from tiltyard.modelserver.store.versions import ModelStore
 from tiltyard.rpc import ErrorInterceptor, bind, check_listen
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
-    # TensorFlow Serving's limits: 2^31-1 to receive (-1 is the same to gRPC), none to send.
-    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_receive_message_length", -1),  # TensorFlow Serving's limits: 2^31-1 to receive, none to send
     ("grpc.max_send_message_length", -1),
-    # Without this two processes could share one port and each would get half of the calls.
-    ("grpc.so_reuseport", 0),
+    ("grpc.so_reuseport", 0),  # two processes on one port would each get half of the calls
 )
 
 
@@ -38,9 +36,7 @@ class ModelServerSettings:
     model_name: str = ""
     """Serve this model from the start; empty means none: models come by HandleReloadConfigRequest."""
     model_base_path: str = ""
-    """Folder of that model: holds one folder per version, of which the greatest is served."""
-    run_threads: int = 0
-    """How many predictions run at a time; 0 means one for each core."""
+    """Its folder: one folder per version in it, of which the greatest is served."""
     load_limit_s: float = 300.0
     """How long a new configuration may take to load, in seconds, before the call that brought it fails."""
     drain_grace_s: float = 30.0
@@ -60,11 +56,7 @@ class ModelServer:
         """``host:port``, known after ``start``."""
 
     async def start(self) -> None:
-        """Load the model of the settings, if any, then open the port.
-
-        Raises:
-            TiltyardError: when the model cannot be loaded or an address cannot be bound.
-        """
+        """Load the model of the settings, if any, then open the port; a TiltyardError says why that is not possible."""
         settings = self._settings
         check_listen(settings.listen, insecure=settings.insecure_listen)
         if bool(settings.model_name) != bool(settings.model_base_path):
@@ -87,5 +79,5 @@ class ModelServer:
 def build_modelserver(settings: ModelServerSettings) -> ModelServer:
     """Wire a model server; nothing runs or listens yet."""
     store = ModelStore(load=Session.load, load_limit_s=settings.load_limit_s)
-    pool = ThreadPoolExecutor(settings.run_threads or os.cpu_count() or 1, "tiltyard-run")
+    pool = ThreadPoolExecutor(max(os.cpu_count() or 1, 2), "tiltyard-run")
     return ModelServer(settings, store, pool)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
@@ -13,29 +12,21 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from tiltyard.errors import DeadlineError, EntityNotFoundError, InvalidArgumentError, TiltyardError
+from tiltyard.api.tfs.v1.config_pb2 import ReloadConfigRequest, ReloadConfigResponse
+from tiltyard.api.tfs.v1.metadata_pb2 import GetModelMetadataRequest, GetModelMetadataResponse
+from tiltyard.api.tfs.v1.predict_pb2 import PredictRequest, PredictResponse
+from tiltyard.api.tfs.v1.status_pb2 import GetModelStatusRequest, GetModelStatusResponse, ModelVersionStatus
+from tiltyard.errors import InvalidArgumentError, TiltyardError
 from tiltyard.modelserver.predict import predict
-from tiltyard.modelserver.runtime import get_model_metadata_pb2, get_model_status_pb2, model_management_pb2, predict_pb2
 from tiltyard.modelserver.store.config import read_config
 from tiltyard.modelserver.store.versions import ModelStore
 
 MAX_MESSAGE_BYTES = 1024
 """Longer error texts are cut: they travel in a header, and headers have a limit."""
 
-_LONGEST_DEADLINE_S = 1e9  # gRPC says 9e15 seconds when there is none
-_SERVING = b"\x08\x01"  # HealthCheckResponse { status: SERVING }
-_HEALTH_SERVICES = (b"", b"PredictionService", b"ModelService")
-
-Handler = Callable[[bytes, Any], Awaitable[bytes]]
-
 
 class Servicer:
-    """Translates between the wire and the store.
-
-    Args:
-        store: the versions served.
-        pool: runs predictions; as many at a time as it has threads.
-    """
+    """Translates between the wire and the store; ``pool`` runs as many predictions at a time as it has threads."""
 
     def __init__(self, store: ModelStore, pool: Executor) -> None:
         self._store = store
@@ -43,134 +34,89 @@ class Servicer:
 
     def handlers(self) -> list[grpc.GenericRpcHandler[Any, Any]]:
         """The services, to be added to a server."""
-        services: dict[str, dict[str, Handler]] = {
-            "tensorflow.serving.PredictionService": {
-                "Predict": self.predict,
-                "GetModelMetadata": self.get_model_metadata,
-            },
-            "tensorflow.serving.ModelService": {
-                "GetModelStatus": self.get_model_status,
-                "HandleReloadConfigRequest": self.handle_reload_config_request,
-            },
-            "grpc.health.v1.Health": {"Check": self.check_health},
+        predictions = {
+            "Predict": _method(PredictRequest, self.predict),
+            "GetModelMetadata": _method(GetModelMetadataRequest, self.metadata),
+        }
+        models = {
+            "GetModelStatus": _method(GetModelStatusRequest, self.status),
+            "HandleReloadConfigRequest": _method(ReloadConfigRequest, self.reload),
         }
         return [
-            grpc.method_handlers_generic_handler(
-                service,
-                {name: grpc.unary_unary_rpc_method_handler(_cutting(handler)) for name, handler in methods.items()},
-            )
-            for service, methods in services.items()
+            grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", predictions),
+            grpc.method_handlers_generic_handler("tensorflow.serving.ModelService", models),
         ]
 
-    async def predict(self, raw: bytes, context: Any) -> bytes:
-        """``PredictionService/Predict``: decoded, run and encoded on a thread of the pool."""
+    async def predict(self, request: PredictRequest, context: Any) -> PredictResponse:
+        """``PredictionService/Predict``, on a thread of the pool."""
         left = context.time_remaining()
-        deadline = None if left is None or left > _LONGEST_DEADLINE_S else time.monotonic() + left
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._predict, raw, deadline)
+        deadline = None if left is None or left > 1e9 else time.monotonic() + left  # gRPC says 9e15 s for no limit
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._predict, request, deadline)
 
-    def _predict(self, raw: bytes, deadline: float | None) -> bytes:
-        request = _decode(predict_pb2.PredictRequest, raw)
-        number, label = _choice(request)
-        with self._store.hold(request.model_spec.name, number, label) as (version, session):
-            response = predict(session, request, lambda: _remaining_ms(deadline))
+    def _predict(self, request: PredictRequest, deadline: float | None) -> PredictResponse:
+        with self._store.hold(*_choice(request)) as (version, session):
+            response = predict(session, request, deadline)
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = version
-        return _encode(response)
+        return response
 
-    async def get_model_metadata(self, raw: bytes, context: Any) -> bytes:
+    async def metadata(self, request: GetModelMetadataRequest, context: Any) -> GetModelMetadataResponse:
         """``PredictionService/GetModelMetadata``."""
-        request = _decode(get_model_metadata_pb2.GetModelMetadataRequest, raw)
-        if not request.metadata_field:
-            raise InvalidArgumentError("GetModelMetadataRequest must specify at least one metadata_field")
-        for name in request.metadata_field:
-            if name != "signature_def":
-                raise InvalidArgumentError(f"Metadata field {name} is not supported")
-        number, label = _choice(request)
-        response = get_model_metadata_pb2.GetModelMetadataResponse()
-        with self._store.hold(request.model_spec.name, number, label) as (version, session):
-            response.metadata["signature_def"].Pack(session.signature_defs)
+        if set(request.metadata_field) != {"signature_def"}:
+            raise InvalidArgumentError(f"metadata_field must be signature_def, not {list(request.metadata_field)}")
+        response = GetModelMetadataResponse()
+        with self._store.hold(*_choice(request)) as (version, session):
+            response.metadata["signature_def"].value = session.signature_defs.SerializeToString()
+        response.metadata["signature_def"].type_url = "type.googleapis.com/tensorflow.serving.SignatureDefMap"
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = version
-        return _encode(response)
+        return response
 
-    async def get_model_status(self, raw: bytes, context: Any) -> bytes:
+    async def status(self, request: GetModelStatusRequest, context: Any) -> GetModelStatusResponse:
         """``ModelService/GetModelStatus``."""
-        request = _decode(get_model_status_pb2.GetModelStatusRequest, raw)
         if not request.HasField("model_spec"):
             raise InvalidArgumentError("Missing ModelSpec")
-        spec = request.model_spec
+        spec, response = request.model_spec, GetModelStatusResponse()
         number = spec.version.value if spec.HasField("version") else None
-        response = get_model_status_pb2.GetModelStatusResponse()
         for version, state, error in self._store.status(spec.name, number):
-            entry = response.model_version_status.add(version=version, state=int(state))
+            entry = response.model_version_status.add(version=version, state=ModelVersionStatus.State.ValueType(state))
             entry.status.SetInParent()
             if error is not None:
                 entry.status.error_code = error.status.value[0]
                 entry.status.error_message = error.message
-        return _encode(response)
+        return response
 
-    async def handle_reload_config_request(self, raw: bytes, context: Any) -> bytes:
+    async def reload(self, request: ReloadConfigRequest, context: Any) -> ReloadConfigResponse:
         """``ModelService/HandleReloadConfigRequest``; answers when the new models are available."""
-        request = _decode(model_management_pb2.ReloadConfigRequest, raw)
         await self._store.reload(read_config(request.config))
-        response = model_management_pb2.ReloadConfigResponse()
+        response = ReloadConfigResponse()
         response.status.SetInParent()
-        return _encode(response)
-
-    async def check_health(self, raw: bytes, context: Any) -> bytes:
-        """``Health/Check``: serving from start-up on, whatever the models, under TensorFlow Serving's names."""
-        service = raw[2:] if raw[:1] == b"\x0a" else raw  # HealthCheckRequest { string service = 1; }
-        if service not in _HEALTH_SERVICES:
-            raise EntityNotFoundError("unknown service")
-        return _SERVING
+        return response
 
 
-def _cutting(handler: Handler) -> Handler:
-    """The same handler with error texts of at most ``MAX_MESSAGE_BYTES``."""
+def _method(kind: Any, handler: Callable[[Any, Any], Awaitable[Any]]) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler of bytes: undecodable ones are INTERNAL, error texts are cut to ``MAX_MESSAGE_BYTES``."""
 
-    async def call(raw: bytes, context: Any) -> bytes:
+    async def call(raw: bytes, context: Any) -> Any:
         try:
-            return await handler(raw, context)
+            return (await handler(kind.FromString(raw), context)).SerializeToString()
+        except DecodeError as error:
+            raise TiltyardError(f"the request is no {kind.DESCRIPTOR.full_name}") from error
         except TiltyardError as error:
             text = error.message.encode("utf-8", "replace")
             if len(text) > MAX_MESSAGE_BYTES:
                 error.message = text[:MAX_MESSAGE_BYTES].decode("utf-8", "ignore") + "...TRUNCATED"
             raise
 
-    return call
+    return grpc.unary_unary_rpc_method_handler(call)
 
 
-def _choice(request: Any) -> tuple[int | None, str | None]:
-    """The version number or label that a request names."""
+def _choice(request: Any) -> tuple[str, int | None, str | None]:
+    """The model that a request names, with the version's number or label if it names one."""
     if not request.HasField("model_spec"):
         raise InvalidArgumentError("Missing ModelSpec")
     spec = request.model_spec
     if not spec.name:
         raise InvalidArgumentError("ModelSpec has no model name specified.")
-    kind = spec.WhichOneof("version_choice")
-    return (
-        spec.version.value if kind == "version" else None,
-        spec.version_label if kind == "version_label" else None,
-    )
-
-
-def _remaining_ms(deadline: float | None) -> int | None:
-    """Time left, rounded up; None for no limit."""
-    if deadline is None:
-        return None
-    left = math.ceil((deadline - time.monotonic()) * 1000)
-    if left <= 0:
-        raise DeadlineError("timed out before the run could begin")
-    return left
-
-
-def _decode(kind: Any, raw: bytes) -> Any:
-    try:
-        return kind.FromString(raw)
-    except DecodeError as error:
-        raise TiltyardError(f"the request is no {kind.DESCRIPTOR.full_name}") from error
-
-
-def _encode(message: Any) -> bytes:
-    encoded: bytes = message.SerializeToString()
-    return encoded
+    number = spec.version.value if spec.HasField("version") else None
+    return spec.name, number, spec.version_label if spec.WhichOneof("version_choice") == "version_label" else None

@@ -6,6 +6,8 @@ a call; ``tf.saved_model.load`` cannot read some older models. Hence the session
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +15,9 @@ from typing import Any
 
 import grpc
 
+from tiltyard.api.tfs.v1 import metadata_pb2, saved_model_pb2, tensor_pb2
 from tiltyard.errors import TiltyardError
-from tiltyard.modelserver.runtime import config_pb2, get_model_metadata_pb2, pywrap_tf_session, tf
+from tiltyard.modelserver.runtime import pywrap_tf_session, tf
 
 _STATUS_BY_CODE = {status.value[0]: status for status in grpc.StatusCode}
 
@@ -29,21 +32,20 @@ class RunError(TiltyardError):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An input or output of a signature: where it is in the graph."""
+    """An input or output of a signature; ``output`` is its ``TF_Output``, None when it is no dense tensor."""
 
     tensor_name: str
     output: Any
-    """The C API's ``TF_Output``; None when the graph has no such dense tensor."""
     dtype: int
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What can be called, by the names requests use; ``defaults`` are TensorProtos."""
+    """What can be called, by the names requests use."""
 
     inputs: Mapping[str, Endpoint]
     outputs: Mapping[str, Endpoint]
-    defaults: Mapping[str, Any]
+    defaults: Mapping[str, tensor_pb2.Tensor]
 
 
 class Session:
@@ -51,18 +53,19 @@ class Session:
 
     def __init__(self, session: Any, signatures: Mapping[str, Any]) -> None:
         self._session = session
-        self.signature_defs = get_model_metadata_pb2.SignatureDefMap(signature_def=signatures)
+        parse, graph = saved_model_pb2.SignatureDef.FromString, session.graph
+        protos = {name: parse(signature.SerializeToString()) for name, signature in signatures.items()}
+        self.signature_defs = metadata_pb2.SignatureDefMap(signature_def=protos)
         """All signatures as they stand in the SavedModel."""
-        self.signatures = {name: _signature(session.graph, proto) for name, proto in signatures.items()}
+        self.signatures = {
+            name: Signature(_endpoints(graph, proto.inputs), _endpoints(graph, proto.outputs), proto.defaults)
+            for name, proto in protos.items()
+        }
 
     @classmethod
     def load(cls, path: Path) -> Session:
-        """Load the graph tagged ``serve`` from ``path``, restore its variables and run its initialisers.
-
-        Raises:
-            RunError: with the loader's status; NOT_FOUND when there is no SavedModel of that tag.
-        """
-        session = tf.compat.v1.Session(graph=tf.Graph(), config=config_pb2.ConfigProto(allow_soft_placement=True))
+        """Load the graph tagged ``serve``, restore its variables, run its initialisers; RunError when that fails."""
+        session = tf.compat.v1.Session(graph=tf.Graph(), config=tf.compat.v1.ConfigProto(allow_soft_placement=True))
         try:
             with session.graph.as_default():
                 meta_graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(path))
@@ -72,31 +75,23 @@ class Session:
             return cls(session, meta_graph.signature_def)
         except Exception as error:
             session.close()
-            raise _load_error(error, path) from error
+            # Without a status: a file is missing or unreadable (OSError), no graph has that tag (RuntimeError).
+            code = grpc.StatusCode.NOT_FOUND.value[0]
+            raise RunError(getattr(error, "error_code", code), f"cannot load {path}: {error}") from error
 
-    def run(self, feeds: Mapping[Any, Any], fetches: Sequence[Any], timeout_ms: int | None) -> list[Any]:
-        """Run once.
+    def run(self, feeds: Mapping[Any, Any], fetches: Sequence[Any], deadline: float | None) -> list[Any]:
+        """Run once: arrays by ``TF_Output`` in; one array, numpy scalar or bytes for each fetch out. Raises RunError.
 
-        Args:
-            feeds: arrays by ``TF_Output``.
-            fetches: the outputs wanted, as ``TF_Output``.
-            timeout_ms: at least 1; None means no limit. The run stops at its next op or loop iteration.
-
-        Returns:
-            One array, numpy scalar or bytes for each fetch.
-
-        Raises:
-            RunError: with the status and text of what failed.
+        After ``deadline`` (of the monotonic clock; None means none) the run stops at its next op or loop iteration.
         """
         options = None
-        if timeout_ms is not None:
-            text = config_pb2.RunOptions(timeout_in_ms=timeout_ms).SerializeToString()
+        if deadline is not None:
+            left_ms = max(math.ceil((deadline - time.monotonic()) * 1000), 1)  # TensorFlow takes 0 for no limit
+            text = tf.compat.v1.RunOptions(timeout_in_ms=left_ms).SerializeToString()
             options = pywrap_tf_session.TF_NewBufferFromString(text)
         try:
-            answer: list[Any] = pywrap_tf_session.TF_SessionRun_wrapper(
-                self._session._session, options, feeds, fetches, [], None
-            )
-            return answer
+            handle, call = self._session._session, pywrap_tf_session.TF_SessionRun_wrapper
+            return list(call(handle, options, feeds, fetches, [], None))
         except tf.errors.OpError as error:
             raise RunError(error.error_code, error.message) from error
         except UnicodeDecodeError as error:
@@ -112,25 +107,13 @@ class Session:
         self._session.close()
 
 
-def _signature(graph: Any, proto: Any) -> Signature:
-    return Signature(
-        inputs={alias: _endpoint(graph, info) for alias, info in sorted(proto.inputs.items())},
-        outputs={alias: _endpoint(graph, info) for alias, info in sorted(proto.outputs.items())},
-        defaults=dict(proto.defaults),
-    )
-
-
-def _endpoint(graph: Any, info: Any) -> Endpoint:
-    try:
-        tensor = graph.get_tensor_by_name(info.name)
-    except (KeyError, ValueError):  # sparse and composite tensors, and operations such as an initialiser
-        return Endpoint(info.name, None, info.dtype)
-    return Endpoint(info.name, tensor._as_tf_output(), tensor.dtype.as_datatype_enum)
-
-
-def _load_error(error: Exception, path: Path) -> RunError:
-    if isinstance(error, tf.errors.OpError):
-        return RunError(error.error_code, f"cannot load {path}: {error.message}")
-    # The loader itself raises OSError for a missing or unreadable saved_model.pb, RuntimeError for a missing tag.
-    code = grpc.StatusCode.NOT_FOUND if isinstance(error, OSError | RuntimeError) else grpc.StatusCode.INVALID_ARGUMENT
-    return RunError(code.value[0], f"cannot load {path}: {error}")
+def _endpoints(graph: Any, infos: Mapping[str, saved_model_pb2.TensorInfo]) -> dict[str, Endpoint]:
+    endpoints = {}
+    for alias, info in sorted(infos.items()):
+        endpoints[alias] = Endpoint(info.name, None, info.dtype)
+        try:
+            tensor = graph.get_tensor_by_name(info.name)
+        except (KeyError, ValueError):  # sparse and composite tensors, and operations such as an initialiser
+            continue
+        endpoints[alias] = Endpoint(info.name, tensor._as_tf_output(), tensor.dtype.as_datatype_enum)
+    return endpoints
