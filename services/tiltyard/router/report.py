@@ -26,7 +26,7 @@ from tiltyard.cells import CLOSED, Values
 from tiltyard.router.counters import SUFFIX, BlockCells, CountersError, CountersFile, Snapshot
 from tiltyard.rpc import CHANNEL_OPTIONS
 
-__all__ = ["Reporter"]
+__all__ = ["Reporter", "counter_block"]
 
 log = logging.getLogger(__name__)
 
@@ -225,7 +225,7 @@ class Reporter:
                 # A second is complete at the service only with the last part.
                 closed_through=snapshot.closed_through if last else boot.acked_closed_through,
                 final=final and last,
-                blocks=[_block(cells, boot.acked.get(number)) for number, cells in part],
+                blocks=[counter_block(cells, boot.acked.get(number)) for number, cells in part],
                 base_sequence=boot.acked_sequence,
                 uncounted=snapshot.uncounted,
             )
@@ -256,7 +256,7 @@ def _differs(acked: tuple[Values, Values] | None, cells: BlockCells) -> bool:
     return not (np.array_equal(acked[0], cells.live) and np.array_equal(acked[1], cells.closed))
 
 
-def _block(cells: BlockCells, acked: tuple[Values, Values] | None) -> CounterBlock:
+def counter_block(cells: BlockCells, acked: tuple[Values, Values] | None) -> CounterBlock:
     """The cells that changed since ``acked``, or all that are not zero."""
     numbers = []
     values = []
