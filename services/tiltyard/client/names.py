@@ -56,7 +56,7 @@ def check_metric(name: str) -> str:
 
 def _check(pattern: re.Pattern[str], name: str, what: str, rule: str) -> str:
     if not isinstance(name, str) or not pattern.fullmatch(name):
-        raise InvalidArgumentError(f"{name!r} is no name for a {what}; use {rule}")
+        raise InvalidArgumentError(f"{name!r} is no {what} name; use {rule}")
     return name
 
 
