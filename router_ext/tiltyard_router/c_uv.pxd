@@ -103,7 +103,9 @@ cdef extern from "uv.h" nogil:
     int uv_is_active(const uv_handle_t *handle)
     void uv_close(uv_handle_t *handle, uv_close_cb cb)
     void uv_unref(uv_handle_t *handle)
-    int uv_cancel(void *req)
+    ctypedef struct uv_req_t:
+        void *data
+    int uv_cancel(uv_req_t *req)
 
     int uv_ip4_addr(const char *ip, int port, sockaddr_in *addr)
     int uv_ip6_addr(const char *ip, int port, sockaddr_in6 *addr)

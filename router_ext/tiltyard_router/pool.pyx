@@ -11,7 +11,7 @@ from tiltyard_router.c_nghttp2 cimport (
     NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, nghttp2_session_check_request_allowed, nghttp2_session_get_remote_settings)
 from tiltyard_router.c_uv cimport (
     AF_INET, AF_INET6, SOCK_STREAM, UV_ETIMEDOUT, addrinfo, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage,
-    uv_cancel, uv_connect_t, uv_freeaddrinfo, uv_getaddrinfo, uv_getaddrinfo_t, uv_ip4_addr, uv_ip6_addr, uv_now,
+    uv_cancel, uv_connect_t, uv_freeaddrinfo, uv_req_t, uv_getaddrinfo, uv_getaddrinfo_t, uv_ip4_addr, uv_ip6_addr, uv_now,
     uv_pipe_connect, uv_tcp_connect, uv_tcp_nodelay)
 from tiltyard_router.conn cimport conn_close, conn_mark, conn_new
 from tiltyard_router.mem cimport mem_alloc, mem_free
@@ -560,7 +560,7 @@ cdef void pool_shutdown(ty_loop *loop) noexcept nogil:
     cdef uint32_t i
     while b is not NULL:
         if b.resolving:
-            uv_cancel(&b.resolve_req)
+            uv_cancel(<uv_req_t *>&b.resolve_req)
         for i in range(b.n_endpoints):
             c = b.endpoints[i].conns
             while c is not NULL:
