@@ -10,6 +10,7 @@ the client's and the backends' counts differ, or the split is off, the benchmark
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import math
@@ -17,6 +18,7 @@ import mmap
 import os
 import platform
 import shutil
+import signal
 import socket
 import statistics
 import struct
@@ -107,24 +109,29 @@ def envoy_binary() -> str:
 
 
 class Process:
-    """A child in a log of its own; ended by its id when the benchmark ends, however it ends."""
+    """A child with a log and a process group of its own; the group is ended when the benchmark ends."""
 
     def __init__(self, name: str, arguments: list[str], folder: Path, env: dict[str, str] | None = None) -> None:
         self.name = name
         self._log = folder / f"{name}.log"
         with self._log.open("wb") as log:
-            self._child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
+            self._child = subprocess.Popen(
+                arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
+            )
 
     def __enter__(self) -> Process:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._child.terminate()
-        try:
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(5)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
+        self._signal(signal.SIGKILL)  # whatever is left of the group, the child's children too
+        self._child.wait()
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._child.pid, number)
 
     def check(self) -> None:
         code = self._child.poll()
@@ -426,6 +433,7 @@ def main() -> None:
     parser.add_argument("--output", choices=("markdown", "json"), default="markdown")
     arguments = parser.parse_args()
     arguments.case = arguments.case or ["8x16-259"]
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # leaves through the clean-up
     try:
         report = bench(arguments)
     except BenchError as error:
