@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import grpc
@@ -89,6 +88,8 @@ class RouteWatch:
                 reason = "the control plane ended the stream"
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
+            except asyncio.InvalidStateError:  # written to a stream that had just ended
+                reason = "the stream ended"
             if not self._said_lost:  # one line for an outage, not one for each attempt
                 kept = f"revision {self._revision} stays in force" if self._revision else "there are no routes yet"
                 log.warning("route stream from %s lost, %s; trying again (%s)", self._address, kept, reason)
@@ -99,10 +100,9 @@ class RouteWatch:
         # A channel of its own for each attempt: a used one would add its own pauses to ours.
         async with grpc.aio.insecure_channel(self._address, options=_OPTIONS) as channel:
             stub: routes_pb2_grpc.RouteServiceAsyncStub = routes_pb2_grpc.RouteServiceStub(channel)
-            answers: asyncio.Queue[routes_pb2.WatchRoutesRequest] = asyncio.Queue()
-            answers.put_nowait(routes_pb2.WatchRoutesRequest(router=self._router))
-            call = stub.WatchRoutes(_drain(answers))
+            call = stub.WatchRoutes()
             try:
+                await call.write(routes_pb2.WatchRoutesRequest(router=self._router))
                 async for response in call:
                     if self._said_lost or not self._revision:
                         log.info("route stream from %s is up", self._address)
@@ -110,7 +110,7 @@ class RouteWatch:
                     self._backoff.reset()
                     answer = await self._take(response.snapshot)
                     if answer is not None:
-                        answers.put_nowait(answer)
+                        await call.write(answer)
             finally:
                 call.cancel()
 
@@ -134,11 +134,3 @@ class RouteWatch:
             return routes_pb2.WatchRoutesRequest(router=self._router, revision=revision, error=reason)
         self._revision = revision
         return routes_pb2.WatchRoutesRequest(router=self._router, revision=revision)
-
-
-async def _drain(
-    answers: asyncio.Queue[routes_pb2.WatchRoutesRequest],
-) -> AsyncIterator[routes_pb2.WatchRoutesRequest]:
-    with contextlib.suppress(asyncio.CancelledError):
-        while True:
-            yield await answers.get()

@@ -20,6 +20,8 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES + 1024),
     # Without this two processes could share one port and each would get half of the calls.
     ("grpc.so_reuseport", 0),
+    # Long streams are kept alive by pings every 10 s; by default a server takes more than one in 5 minutes for abuse.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
 
 
