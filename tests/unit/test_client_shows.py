@@ -159,6 +159,9 @@ def test_the_report_shows_each_arm(pipeline: tiltyard.Pipeline, fake: FakeTiltya
         "b          51        50       0          1       0.8000         0",
     ]
     assert "<td>0.5000</td>" in report._repr_html_()
+    assert pipeline.deploy().undeploy().report() == report  # of the last deployment when none is in force
+    with pytest.raises(EntityNotFoundError):  # what was counted of another deployment is not this one's
+        pipeline.deploy().report()
     assert json.loads(json.dumps(report.to_dict()))["arms"][1]["live"]["assigned"] == 51
     assert pipeline._client.report("default/p").pipeline == report.pipeline
     with pytest.raises(EntityNotFoundError):

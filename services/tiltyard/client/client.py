@@ -337,19 +337,23 @@ class Client:
 
     # -- outcomes ------------------------------------------------------------------------------------------------------
 
-    def report(self, pipeline: str) -> Report:
+    def report(self, pipeline: str, *, deployment_uid: str = "") -> Report:
         """What came of a pipeline's requests so far; counts arrive about a second after the requests.
 
         Args:
             pipeline: ``name``, ``workspace/name`` or the resource name. A plain name is looked for in the current
                 workspace when one was set, and otherwise taken as requests use it.
+            deployment_uid: the deployment meant, as ``Report.deployment_uid`` names it; the one heard of last when
+                left out.
 
         Raises:
             EntityNotFoundError: no router has reported requests of that pipeline.
         """
         workspace, name = names.split_pipeline(pipeline)
         parent = f"workspaces/{workspace}" if workspace else self._parent() if self._workspace is not None else ""
-        request = outcome_pb2.GetReportRequest(pipeline=f"{parent}/pipelines/{name}" if parent else name)
+        request = outcome_pb2.GetReportRequest(
+            pipeline=f"{parent}/pipelines/{name}" if parent else name, deployment_uid=deployment_uid
+        )
         response = self._connection.call(
             self._connection.outcomes.GetReport, request, what=f"report of pipeline {pipeline!r}"
         )

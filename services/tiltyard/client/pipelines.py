@@ -471,12 +471,15 @@ class Pipeline:
         return self.infer(read_file(path), key=key, metadata=metadata, timeout=timeout)
 
     def report(self) -> Report:
-        """What came of its requests so far, per arm; counts arrive about a second after the requests.
+        """What came of the requests to the deployment in force, or to the last one, per arm.
+
+        Counts arrive about a second after the requests.
 
         Raises:
-            EntityNotFoundError: no request of it was reported yet.
+            EntityNotFoundError: no request to it was reported yet.
         """
-        return self._client.report(self._proto.name)
+        deployment = self._client._deployment(self._proto.name)
+        return self._client.report(self._proto.name, deployment_uid=deployment.uid if serves(deployment) else "")
 
     # -- showing -------------------------------------------------------------------------------------------------------
 

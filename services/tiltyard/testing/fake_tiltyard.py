@@ -422,6 +422,7 @@ class _Deployments(deployment_pb2_grpc.DeploymentServiceServicer):
     def _begin_epoch(self, pipeline: str, deployment: deployment_pb2.Deployment) -> None:
         self._state.epochs[pipeline] += 1
         deployment.epoch = self._state.epochs[pipeline]
+        deployment.uid = deployment.uid or f"d{deployment.epoch}"
         self._state.deployments[pipeline] = deployment
 
     def UndeployPipeline(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -455,9 +456,10 @@ class _Outcomes(outcome_pb2_grpc.OutcomeServiceServicer):
         self._state = fake.state
 
     def GetReport(self, request: Any, context: Any) -> Any:  # noqa: N802
-        if request.pipeline not in self._state.reports:
+        found = self._state.reports.get(request.pipeline)
+        if found is None or request.deployment_uid not in ("", found.deployment_uid):
             _abort(context, grpc.StatusCode.NOT_FOUND, f"no router has reported {request.pipeline!r}")
-        return outcome_pb2.GetReportResponse(report=self._state.reports[request.pipeline])
+        return outcome_pb2.GetReportResponse(report=found)
 
     def ListReports(self, request: Any, context: Any) -> Any:  # noqa: N802
         page, token = _page([found for _, found in sorted(self._state.reports.items())], request, 1000)
