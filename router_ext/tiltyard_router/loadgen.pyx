@@ -186,11 +186,11 @@ def _headers(config):
     return [(name.encode(), value.encode()) for name, value in pairs]
 
 
-cdef uint64_t _ns(double seconds):
+cdef uint64_t _ns(double seconds) noexcept nogil:
     return <uint64_t>(seconds * 1e9)
 
 
-cdef object _latency(const ld_hist *h):
+cdef object _latency(const ld_hist *h):          # python
     cdef double scale = 1e-9
     return Latency(
         count=h.count, mean_s=h.total * scale / h.count if h.count else 0.0, p50_s=hist_quantile(h, 0.5) * scale,
