@@ -125,7 +125,7 @@ class RouterProcess:
         self.address = address
         """``HOST:PORT`` that is served."""
         self._settings = settings
-        self._core = core
+        self._core: Router | None = core  # None once it has ended and been freed
         self._table = table
         self._listeners = listeners
         self._reporter = reporter
@@ -144,7 +144,8 @@ class RouterProcess:
         log.info("stopping%s", "" if self._stops == 1 else " at once")
         if self._stops > 1:
             self._in_a_hurry.set()
-        self._core.stop()
+        if self._core is not None:
+            self._core.stop()
 
     def reload(self) -> None:
         """Read the routes file again; soon, and off this thread."""
@@ -198,19 +199,25 @@ class RouterProcess:
             log.error("the router loop ended without being asked to")
         return self._core_failure is None and self._stops > 0
 
+    def _running(self) -> Router:
+        if self._core is None:
+            raise UnavailableError("the router loop has ended")
+        return self._core
+
     def _run_core(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            self._core.run()
+            self._running().run()
         except BaseException as error:  # any error ends the process; serve() sees to it
-            self._core_failure = error
+            self._core_failure = error.with_traceback(None)  # whose frames would keep the core alive
         loop.call_soon_threadsafe(self._core_ended.set)
 
     async def _end(self) -> None:
         """End the core if it still runs, then send the last counts, within bounds."""
-        if not self._core_ended.is_set():
+        if self._core is not None and not self._core_ended.is_set():
             self._core.stop()
             self._core.stop()
             await self._core_ended.wait()
+        self._core = None  # frees it, which marks the counters file as ended: the last report can be the final one
         if self._reporter is None or not self._reporting:
             return
         # Not in asyncio's pool of threads: a second stop signal must not have to wait for it.
@@ -238,7 +245,7 @@ class RouterProcess:
                 file = await asyncio.to_thread(load_routes, self._settings.routes)
                 await self._put_in_force(tables, file)
             except (TiltyardError, ValueError, TypeError) as error:
-                revision = self._core.applied_revision()
+                revision = self._running().applied_revision()
                 log.error("routes refused, revision %d stays in force: %s", revision, error)
             except Exception:  # whatever it is, the old table serves
                 log.exception("routes not read again")
@@ -262,7 +269,8 @@ class RouterProcess:
         Raises:
             ValueError, TypeError: the spec makes no sense.
         """
-        self._core.apply(await asyncio.to_thread(self._table, spec))
+        table = await asyncio.to_thread(self._table, spec)
+        self._running().apply(table)
 
     async def _in_force(self, spec: RouteSpec) -> None:
         """Wait until the core serves by the spec's table.
@@ -273,7 +281,7 @@ class RouterProcess:
         """
         loop = asyncio.get_running_loop()
         limit = loop.time() + _IN_FORCE_LIMIT_S
-        while self._core.applied_revision() < spec.revision:
+        while self._running().applied_revision() < spec.revision:
             if self._core_ended.is_set():
                 raise UnavailableError("the router loop has ended")
             if loop.time() > limit:

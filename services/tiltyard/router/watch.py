@@ -91,6 +91,9 @@ class RouteWatch:
                 reason = f"{error.code().name}: {error.details()}"
             except asyncio.InvalidStateError:  # written to a stream that had just ended
                 reason = "the stream ended"
+            except Exception as error:  # a fault of ours must not leave the router without new routes for good
+                log.exception("route stream failed")
+                reason = repr(error)
             if not self._said_lost:  # one line for an outage, not one for each attempt
                 kept = f"revision {self._revision} stays in force" if self._revision else "there are no routes yet"
                 log.warning("route stream from %s lost, %s; trying again (%s)", self._address, kept, reason)
