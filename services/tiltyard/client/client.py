@@ -134,9 +134,7 @@ class Client:
 
     def get_current_workspace(self) -> Workspace:
         """The workspace in use; ``default`` until another is set."""
-        if self._workspace is None:
-            self._workspace = self.get_workspace(DEFAULT_WORKSPACE)
-        return self._workspace
+        return self._workspace if self._workspace is not None else self.get_workspace(DEFAULT_WORKSPACE)
 
     def _parent(self) -> str:
         return self._workspace._proto.name if self._workspace is not None else f"workspaces/{DEFAULT_WORKSPACE}"

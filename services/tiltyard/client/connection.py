@@ -153,7 +153,8 @@ class Connection:
         found = from_rpc_error(error, what=what)
         if isinstance(found, UnavailableError) and is_unreachable(error):
             return UnavailableError(
-                f"{what}: nobody answers at {self.address}; is `tiltyard up` running there? ({found.message})"
+                f"{what}: nobody answers at {self.address}; is `tiltyard up` running there? "
+                f"({found.message.removeprefix(what + ': ')})"
             )
         if isinstance(found, DeadlineError):
             return DeadlineError(
