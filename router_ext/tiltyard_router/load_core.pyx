@@ -266,7 +266,7 @@ cdef void conn_flush(ld_conn *c) noexcept nogil:
     if c.draining and c.n_calls == 0:
         conn_lost(c, 0)
     elif not nghttp2_session_want_read(c.session) and not nghttp2_session_want_write(c.session):
-        conn_lost(c, 0)
+        conn_lost(c, 0 if c.draining else NGHTTP2_ERR_PROTO)         # nghttp2 has ended a broken session
 
 cdef uint32_t conn_room(ld_conn *c) noexcept nogil:
     """How many more calls the connection takes now."""

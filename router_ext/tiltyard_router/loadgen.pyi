@@ -7,7 +7,7 @@ Compiled on nghttp2 and libuv; one loop, the GIL released. The usual entry is :f
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, Literal, Self, final
 
 FAILURES: tuple[str, ...]
 """Why a call can fail without a gRPC status from the server: the keys of ``LoadResult.failures``."""
@@ -25,7 +25,7 @@ class LoadConfig:
         path: ``/package.Service/Method``, a unary method.
         connections: how many connections.
         streams: most calls in flight on one connection (less where the server allows less).
-        rps: calls per second over all connections; 0 is the closed loop.
+        rps: calls per second over all connections, at least 0.001; 0 is the closed loop.
         spacing: gaps between calls in the open loop: random as of independent callers, or all the same.
         max_in_flight: open loop: calls due while so many are under way are counted as not sent.
         requests: measured calls; 0 is no limit.
@@ -33,7 +33,8 @@ class LoadConfig:
         warmup_requests: calls before measuring begins.
         warmup_s: time before measuring begins, from the first connection on.
         timeout_s: deadline of a call, sent as ``grpc-timeout``; also the longest a stuck write or connect may take.
-        time_limit_s: longest the whole run may take; 0: by the rest, at least 600 s when only ``requests`` is given.
+        time_limit_s: longest the whole run may take; 0: by the rest, at least 600 s when a number of
+            requests has to be waited for.
         key_header: metadata name of the key; ``""`` sends none.
         keys: how many different keys, drawn at random; 0 gives every call its own.
         key_prefix: what keys begin with; ``""`` is 24 characters made from the seed, so that keys are new each run.
@@ -161,7 +162,7 @@ class Load:
         MemoryError: memory is out.
     """
 
-    def __init__(self, config: LoadConfig) -> None: ...
+    def __new__(cls, config: LoadConfig) -> Self: ...
     def run(self) -> LoadResult:
         """Run to the end, once, with the GIL released.
 

@@ -66,7 +66,7 @@ class LoadConfig:
         need(1 <= self.streams <= 10_000, "streams must be 1 to 10000")
         need(self.connections * self.streams <= _MAX_CALLS_OPEN, "connections times streams must be at most 1000000")
         need(1 <= self.max_in_flight <= _MAX_CALLS_OPEN, "max_in_flight must be 1 to 1000000")
-        need(0 <= self.rps <= 10_000_000, "rps must be 0 (closed loop) to 10000000")
+        need(self.rps == 0 or 0.001 <= self.rps <= 10_000_000, "rps must be 0 (closed loop) or 0.001 to 10000000")
         need(self.spacing in ("poisson", "constant"), "spacing must be 'poisson' or 'constant'")
         need(self.requests > 0 or self.duration_s > 0, "say how long: requests or duration_s must be above 0")
         for name in ("requests", "duration_s", "warmup_requests", "warmup_s", "keys", "time_limit_s", "max_reconnects"):
@@ -202,14 +202,12 @@ cdef object _latency(const ld_hist *h):          # python
 cdef class Load:
     """One run. Only ``run`` blocks; ``stop`` and ``progress`` may be called from any thread."""
 
-    cdef ld_engine *_engine                      # owned, from __init__ to __dealloc__
+    cdef ld_engine *_engine                      # owned, from __cinit__ to __dealloc__
     cdef ld_config _cfg                          # what _engine reads; points into _kept
     cdef object _kept
     cdef bint _used
 
-    def __init__(self, config):
-        if self._engine is not NULL:
-            raise RuntimeError("a load run cannot be set up twice")
+    def __cinit__(self, config):
         self._fill(config)
         self._engine = engine_new(&self._cfg)
         if self._engine is NULL:
@@ -265,10 +263,10 @@ cdef class Load:
         if config.time_limit_s:
             return config.time_limit_s
         slack = config.timeout_s + _CONNECT_TIMEOUT_S + 1.0
-        if config.duration_s:
+        if config.duration_s and not config.warmup_requests:
             return config.warmup_s + config.duration_s + slack
         planned = (config.requests + config.warmup_requests) / config.rps if config.rps else 0.0
-        return max(_DEFAULT_LIMIT_S, config.warmup_s + planned * 1.5 + slack)
+        return max(_DEFAULT_LIMIT_S, config.warmup_s + config.duration_s + planned * 1.5 + slack)
 
     cdef _fill_address(self, address):
         cdef sockaddr_in *v4 = <sockaddr_in *>&self._cfg.addr
