@@ -254,9 +254,11 @@ class Placement:
         return frozenset(ref for refs in self._held.values() for ref in refs if self._on_disk(ref))
 
     async def _send(self, server: _Server, timeout_s: float) -> None:
-        """Send what is held now; raises what the call raises."""
-        async with server.lock:
+        """Send what is held now, unless it is in force; raises what the call raises, or ``TimeoutError``."""
+        async with asyncio.timeout(timeout_s), server.lock:
             wanted = self._wanted()
+            if server.applied == wanted:  # somebody else sent it while we waited
+                return
             server.applied, server.attempted = None, wanted
             await server.reload(server_config(wanted, self._base_path), timeout_s)
             server.applied = wanted
@@ -287,6 +289,8 @@ class Placement:
             left = deadline - time.monotonic()
             try:
                 await self._send(server, max(left, 0.1))
+            except TimeoutError:
+                return False  # the states say how far it came
             except grpc.aio.AioRpcError as error:
                 if error.code() in _REFUSED:
                     raise DeployError(
@@ -295,7 +299,7 @@ class Placement:
                 if error.code() is grpc.StatusCode.UNKNOWN:
                     return True
                 if left <= self._settings.poll_s:
-                    return False  # the states say how far it came
+                    return False
                 await asyncio.sleep(self._settings.poll_s)
             else:
                 return False
@@ -333,7 +337,19 @@ class Placement:
                 server.next_retry = 0.0
                 await server.look(self._wanted(), self._settings.status_timeout_s)
             else:
-                log.warning("model server did not take its models", extra={"server": server.address}, exc_info=error)
+                log.warning(
+                    "model server %s did not take its models: %s",
+                    server.address,
+                    _words(error),
+                    extra={"server": server.address},
+                )
+        except TimeoutError:
+            log.warning(
+                "model server %s is still loading after %g s",
+                server.address,
+                self._settings.reload_timeout_s,
+                extra={"server": server.address},
+            )
         except Exception:  # the loop must outlive any surprise
             log.exception("looking after a model server failed", extra={"server": server.address})
         return False
