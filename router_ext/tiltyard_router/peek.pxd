@@ -5,15 +5,13 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-cdef struct ty_iov:
-    const uint8_t *p               # borrowed
-    size_t n
+from tiltyard_router.wire cimport ty_iov
 
 cdef enum:
     TY_SPEC_MAX_CUTS = 64          # model_spec fields in one message; more is refused (TY_ERR_LIMIT)
     TY_SPEC_NAME_CAP = 256         # bytes of a name or label that are kept; no valid name is longer
     TY_SPEC_INLINE = 256           # bytes of other model_spec fields kept without an allocation
-    TY_SPEC_REST_MAX = 65536       # and with one; more is refused (TY_ERR_LIMIT)
+    TY_SPEC_REST_MAX = 65536       # and with one; more is refused (TY_ERR_LIMIT), and so is one longer model_spec
     TY_KEY_MAX = 1024
 
 cdef struct ty_cut:

@@ -35,8 +35,9 @@ cdef struct ty_reader:             # one answer being read; lives inside its str
     uint8_t reasons[TY_MAX_METRICS]
     # private to score.pyx: the state of the scanner
     uint8_t state
-    uint8_t shift
-    uint8_t failed
+    uint8_t shift                  # of the varint that is being read
+    uint8_t failed                 # the message is malformed
+    uint8_t n_open                 # groups around the current field; their numbers stand in `entry`
     uint64_t varint
     uint64_t left                  # bytes left of the field being skipped or collected
     uint8_t *entry                 # owned: the output entry being collected
