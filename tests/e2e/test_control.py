@@ -27,6 +27,7 @@ from tiltyard.api.control.v1 import (
     workspace_pb2_grpc,
 )
 from tiltyard.api.router.v1 import routes_pb2, routes_pb2_grpc
+from tiltyard.api.tfs.v1 import predict_pb2, tensor_pb2
 from tiltyard.rpc import open_channel
 from tiltyard.testing.fake_models import FakeModelServer, eventually, saved_model_bytes, zip_bytes
 
@@ -72,7 +73,7 @@ class ControlProcess:
         how(process)
         async with asyncio.timeout(30):
             _, _ = await process.communicate()
-        await self.channel.close(None)
+        await self.channel.close(5.0)  # calls under way get to see why they ended
         assert process.returncode is not None
         return process.returncode
 
@@ -80,13 +81,17 @@ class ControlProcess:
 
     async def upload(self, model: str, mark: str = "", workspace: str = "default") -> model_pb2.ModelVersion:
         archive = zip_bytes({"top/saved_model.pb": saved_model_bytes(mark=mark), "top/variables/x": b"w"})
+        return await self.upload_zip(model, archive, workspace)
+
+    async def upload_zip(self, model: str, archive: bytes, workspace: str = "default") -> model_pb2.ModelVersion:
         header = model_pb2.UploadHeader(
             parent=f"workspaces/{workspace}", model_id=model, format=model_pb2.UPLOAD_FORMAT_ZIP, file_name="m.zip"
         )
 
         async def parts() -> AsyncIterator[model_pb2.UploadModelRequest]:
             yield model_pb2.UploadModelRequest(header=header)
-            yield model_pb2.UploadModelRequest(chunk=archive)
+            for at in range(0, len(archive), 1 << 20):
+                yield model_pb2.UploadModelRequest(chunk=archive[at : at + (1 << 20)])
 
         answer = await self.models.UploadModel(parts(), timeout=10)
         version: model_pb2.ModelVersion = answer.model_version
@@ -481,6 +486,33 @@ async def test_a_deploy_that_is_cancelled_is_rolled_back(control: ControlProcess
     assert (await control.status()).state == deployment_pb2.DEPLOYMENT_STATE_UNDEPLOYED
 
 
+async def test_deploys_of_two_pipelines_at_once_do_not_spoil_each_other(
+    control: ControlProcess, server: FakeModelServer
+) -> None:
+    good, broken = await control.upload("a", "1"), await control.upload("b", "2")
+    server.failing["default.b", 1] = "cut short"
+    server.load_s = 0.2
+    one = await control.pipeline(("x", good.name, 1), ("y", good.name, 1), name="one")
+    two = await control.pipeline(("x", good.name, 1), ("y", broken.name, 1), name="two")
+    answers: list[Any] = await asyncio.gather(control.deploy(one), control.deploy(two), return_exceptions=True)
+    first, second = answers
+    assert first.deployment.state == deployment_pb2.DEPLOYMENT_STATE_RUNNING
+    assert isinstance(second, grpc.aio.AioRpcError)
+    assert "cut short" in str(second.details())
+    await eventually(lambda: server.configs[-1] == {"default.a": (1,)})
+
+
+async def test_an_undeploy_whose_caller_hangs_up_is_finished(control: ControlProcess, server: FakeModelServer) -> None:
+    await control.deploy(await control.demo())
+    async with ScriptedRouter(control.socket, acks=False) as router:
+        await eventually(lambda: bool(router.routes))
+        call = control.deployments.UndeployPipeline(deployment_pb2.UndeployPipelineRequest(pipeline=SPLIT))
+        await eventually(lambda: not router.routes)
+        call.cancel()
+        assert server.available == BOTH
+    await eventually(lambda: server.available == set())
+
+
 async def test_two_control_planes_cannot_share_a_data_folder(control: ControlProcess) -> None:
     code, _, err = await cli("control", "--listen", "127.0.0.1:0", "--data-dir", str(control.data_dir))
     assert code == 1
@@ -576,3 +608,96 @@ async def test_pages(control: ControlProcess) -> None:
     for bad in ({"page_token": "?"}, {"page_token": "eA=="}, {"page_size": -1}):
         request = pipeline_pb2.ListPipelinesRequest(parent="workspaces/-", **bad)
         await fails(control.pipelines.ListPipelines(request, timeout=10), grpc.StatusCode.INVALID_ARGUMENT)
+
+
+async def test_an_uploader_that_hangs_up_leaves_nothing(control: ControlProcess) -> None:
+    staging = control.data_dir / "staging"
+    header = model_pb2.UploadHeader(parent="workspaces/default", model_id="half", format=model_pb2.UPLOAD_FORMAT_FOLDER)
+    call = control.models.UploadModel()
+    await call.write(model_pb2.UploadModelRequest(header=header))
+    await call.write(model_pb2.UploadModelRequest(file=model_pb2.UploadFile(path="saved_model.pb")))
+    await call.write(model_pb2.UploadModelRequest(chunk=b"half of it"))
+    await eventually(lambda: bool(list(staging.iterdir())))
+    call.cancel()
+    await eventually(lambda: not list(staging.iterdir()))
+
+
+async def test_an_unsafe_upload_is_refused_on_the_wire(control: ControlProcess) -> None:
+    unsafe = zip_bytes({"saved_model.pb": saved_model_bytes(), "../evil": b"x"})
+    assert "unsafe upload: '../evil'" in await fails(control.upload_zip("m", unsafe), grpc.StatusCode.INVALID_ARGUMENT)
+    assert not list((control.data_dir / "staging").iterdir())
+    assert not list((control.data_dir / "models").iterdir())
+
+
+# the real model server
+
+ALOHA = os.environ.get("TILTYARD_ALOHA_DIR", "")
+
+
+@asynccontextmanager
+async def real_model_server(port: int = 0) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tiltyard", "modelserver", f"--port={port}", stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(90):
+            line = (await process.stdout.readline()).decode()
+        assert line.startswith("tiltyard: modelserver ready on "), line
+        yield process, line.rsplit(" ", 1)[1].strip()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def predict(address: str, model: str) -> predict_pb2.PredictResponse:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    (row,) = json.loads((Path(ALOHA) / "data-1.json").read_text())["text_input"]
+    tensor = request.inputs["text_input"]
+    tensor.dtype = tensor_pb2.DATA_TYPE_FLOAT
+    for size in (1, len(row)):
+        tensor.tensor_shape.dim.add(size=size)
+    tensor.float_val.extend(row)
+    async with open_channel(address) as channel:
+        call: Any = channel.unary_unary(
+            "/tensorflow.serving.PredictionService/Predict",
+            request_serializer=predict_pb2.PredictRequest.SerializeToString,
+            response_deserializer=predict_pb2.PredictResponse.FromString,
+        )
+        answer: predict_pb2.PredictResponse = await call(request, timeout=30)
+        return answer
+
+
+@pytest.mark.serve
+@pytest.mark.aloha
+@pytest.mark.skipif(not ALOHA, reason="TILTYARD_ALOHA_DIR is not set")
+async def test_the_tutorials_models_on_the_real_model_server(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow_serving", reason="needs the [serve] extra")
+    zips = [(Path(ALOHA) / name).read_bytes() for name in ("aloha-cnn-lstm.zip", "aloha-cnn-lstm-new.zip")]
+    async with real_model_server() as (process, address), running(tmp_path / "data", address) as control:
+        champion = await control.upload_zip("aloha-control", zips[0])
+        challenger = await control.upload_zip("aloha-challenger", zips[1])
+        assert champion.digest == challenger.digest
+        assert sorted(champion.signatures["serving_default"].outputs)[7] == "main"
+        version = await control.pipeline(("control", champion.name, 2), ("challenger", challenger.name, 1))
+        answer = await control.deploy(version, wait_s=25)
+        assert "A/A test" in answer.warnings[0]
+        for model in ("default.aloha-control", "default.aloha-challenger"):
+            outputs = (await predict(address, model)).outputs
+            assert outputs["main"].float_val[0] == pytest.approx(0.99756402, rel=1e-5)
+            assert outputs["banjori"].float_val[0] == pytest.approx(0.0015195857, rel=1e-5)
+
+        process.kill()
+        await process.wait()
+        async with real_model_server(int(address.rpartition(":")[2])):
+            for _ in range(600):
+                states = {b.state for arm in (await control.status()).arms for b in arm.backends}
+                if states == {"AVAILABLE"}:
+                    break
+                await asyncio.sleep(0.1)
+            assert states == {"AVAILABLE"}
+            await predict(address, "default.aloha-control")
+            await control.undeploy()
+            assert "not found" in await fails(predict(address, "default.aloha-control"), grpc.StatusCode.NOT_FOUND)

@@ -24,7 +24,7 @@ from tiltyard.control.rollout import SALT_BYTES, DeployPlan, Fresh, plan_deploy,
 from tiltyard.control.routes import snapshot_of
 from tiltyard.control.store import Store
 from tiltyard.control.watch import RouteHub
-from tiltyard.errors import DeployError, FailedPreconditionError
+from tiltyard.errors import DeployError, FailedPreconditionError, TiltyardError
 
 log = logging.getLogger(__name__)
 
@@ -147,12 +147,10 @@ class Deployer:
         """Take a pipeline out: routes first, then its models. Does nothing when it is not deployed."""
         await self._store.get_pipeline(ref)
         async with self._alone(ref, Phase.UNDEPLOYING):
-            if await self._store.get_deployment(ref) is not None:
-                revision = await self._finish(self._take_out(ref))
-                for trouble in await self._hub.wait_taken(revision, self._settings.ack_s):
-                    log.warning("%s", trouble)
-                await asyncio.sleep(self._settings.grace_s)
-                self._placement.release(ref)
+            before = await self._store.get_deployment(ref)
+            if before is not None:
+                drained = await self._finish(self._take_out(before))
+                await asyncio.shield(drained)
                 await self._placement.settle(self._settings.unload_s)
             else:
                 await self._store.set_deploy_error(ref, "")
@@ -211,11 +209,13 @@ class Deployer:
             self._placement.release(pending)
         return revision, plan
 
-    async def _take_out(self, ref: PipelineRef) -> int:
+    async def _take_out(self, before: DeploymentRecord) -> asyncio.Task[None]:
         async with self._committing:
-            revision = await self._store.remove_deployment(ref)
+            revision = await self._store.remove_deployment(before.ref)
+            drained = self._drain(before, revision)
+            self._placement.release(before.ref)
             await self._publish(revision)
-        return revision
+        return drained
 
     async def _put_weights(self, ref: PipelineRef, weights: Iterable[tuple[str, int]]) -> tuple[int | None, int]:
         async with self._committing:
@@ -259,17 +259,18 @@ class Deployer:
         async with self._committing:
             await self._publish(await self._store.next_revision())
 
-    def _drain(self, before: DeploymentRecord, revision: int) -> None:
-        """Hold on to what a deploy replaced until requests on their way to it have arrived."""
+    def _drain(self, before: DeploymentRecord, revision: int) -> asyncio.Task[None]:
+        """Hold on to what a change took out of force until requests on their way to it have arrived."""
         holder = ("drain", before.uid)
         self._placement.hold(holder, before.models)
 
         async def release() -> None:
-            await self._hub.wait_taken(revision, self._settings.ack_s)
+            for trouble in await self._hub.wait_taken(revision, self._settings.ack_s):
+                log.warning("%s", trouble)
             await asyncio.sleep(self._settings.grace_s)
             self._placement.release(holder)
 
-        self._spawn(release())
+        return self._spawn(release())
 
     # inside
 
@@ -293,8 +294,14 @@ class Deployer:
     def _spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.create_task(work)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, TiltyardError):
+            log.error("a rollout failed", exc_info=error)
 
     def _status(self, pipeline: PipelineRecord, deployment: DeploymentRecord | None) -> Status:
         phase = self._phases.get(pipeline.ref)

@@ -7,9 +7,11 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from tiltyard.api.tfs.v1 import metadata_pb2, saved_model_pb2
-from tiltyard.errors import ModelUploadError
+from tiltyard.errors import LimitError, ModelUploadError
 
 _SERVE = ["serve"]
+# The whole graph is in memory while it is read. Weights are in files of their own, so graphs are far smaller.
+_MAX_GRAPH_BYTES = 1024**3
 
 
 def read_signatures(saved_model: Path) -> bytes:
@@ -20,7 +22,12 @@ def read_signatures(saved_model: Path) -> bytes:
 
     Raises:
         ModelUploadError: when the file cannot be read as a SavedModel, or has not exactly one graph to serve.
+        LimitError: when it is too large to be looked at.
     """
+    if saved_model.stat().st_size > _MAX_GRAPH_BYTES:
+        raise LimitError(
+            f"saved_model.pb is larger than {_MAX_GRAPH_BYTES} bytes; keep weights in variables, not in it"
+        )
     model = saved_model_pb2.SavedModel()
     try:
         model.ParseFromString(saved_model.read_bytes())
