@@ -494,8 +494,9 @@ async def test_deploys_of_two_pipelines_at_once_do_not_spoil_each_other(
     server.load_s = 0.2
     one = await control.pipeline(("x", good.name, 1), ("y", good.name, 1), name="one")
     two = await control.pipeline(("x", good.name, 1), ("y", broken.name, 1), name="two")
-    answers: list[Any] = await asyncio.gather(control.deploy(one), control.deploy(two), return_exceptions=True)
-    first, second = answers
+    first: Any
+    second: Any
+    first, second = await asyncio.gather(control.deploy(one), control.deploy(two), return_exceptions=True)
     assert first.deployment.state == deployment_pb2.DEPLOYMENT_STATE_RUNNING
     assert isinstance(second, grpc.aio.AioRpcError)
     assert "cut short" in str(second.details())
