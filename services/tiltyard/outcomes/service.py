@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
@@ -158,7 +157,7 @@ def _page_token(name: str) -> str:
 def _page_start(token: str) -> str:
     try:
         return base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         raise InvalidArgumentError("page_token is none that this service gave out") from None
 
 
