@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tiltyard.logs import log_to_stderr
+
 if TYPE_CHECKING:
     from tiltyard.control.app import ControlSettings
 
@@ -54,7 +56,7 @@ def command(
     """
     # Until the event loop takes over, a stop signal just ends the process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     logging.getLogger("alembic").setLevel(logging.WARNING)
     os.umask(0o077)  # database and models are the owner's alone
     try:
