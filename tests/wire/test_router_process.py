@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 import pytest
-from tiltyard.api.router.v1 import routes_pb2, routes_pb2_grpc
+from tiltyard.api.router.v1 import counters_pb2, counters_pb2_grpc, routes_pb2, routes_pb2_grpc
 from tiltyard.api.tfs.v1 import predict_pb2
 from tiltyard.rpc import bind, create_server
 
@@ -355,7 +355,7 @@ async def test_sighup_with_a_bad_file_leaves_the_old_one_in_force(tmp_path: Path
 
 async def test_no_request_is_lost_over_many_reloads(tmp_path: Path) -> None:
     async with backend() as (_, address):
-        path = write_routes(tmp_path / "r.yaml", address, weights=(2, 1))
+        path = write_routes(tmp_path / "r.yaml", address, weights=(1, 1))
         async with router(tmp_path, "--routes", str(path)) as process, client(process.address) as channel:
             stop = asyncio.Event()
             epochs: set[int] = set()
@@ -372,10 +372,11 @@ async def test_no_request_is_lost_over_many_reloads(tmp_path: Path) -> None:
                 write_routes(path, address, weights=(n, 1))
                 process.signal(signal.SIGHUP)
                 await process.logs(f"routes revision {n} in force")
+                assert epoch(await predict(channel)) == n
             stop.set()
-            assert sum(await asyncio.gather(*callers)) > 100
+            assert min(await asyncio.gather(*callers)) > 0
             assert epochs <= set(range(1, 22))
-            assert len(epochs) > 5
+            assert len(epochs) > 2
             process.signal(signal.SIGTERM)
             assert await process.end() == 0
 
@@ -426,6 +427,66 @@ async def test_the_drain_limit_ends_calls_that_do_not(tmp_path: Path) -> None:
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             assert await process.end(5) == 0
             assert 0.4 < time.monotonic() - started < 2.0
+
+
+class Outcomes(counters_pb2_grpc.CounterServiceServicer):
+    """Takes reports; or holds them, and answers none."""
+
+    def __init__(self, *, answers: bool = True) -> None:
+        self.answers = answers
+        self.reports: list[counters_pb2.ReportCountersRequest] = []
+        self.heard = asyncio.Event()
+
+    async def ReportCounters(  # noqa: N802
+        self, request: counters_pb2.ReportCountersRequest, context: Any
+    ) -> counters_pb2.ReportCountersResponse:
+        self.reports.append(request)
+        self.heard.set()
+        if not self.answers:
+            await asyncio.Event().wait()
+        return counters_pb2.ReportCountersResponse(sequence=request.sequence)
+
+
+@asynccontextmanager
+async def outcomes(folder: Path, **settings: Any) -> AsyncIterator[tuple[Outcomes, str]]:
+    servicer, server = Outcomes(**settings), create_server()
+    counters_pb2_grpc.add_CounterServiceServicer_to_server(servicer, server)
+    address = bind(server, f"unix:{folder}/outcomes.sock")
+    await server.start()
+    try:
+        yield servicer, address
+    finally:
+        await server.stop(None)
+
+
+async def test_the_last_counts_are_sent_before_it_ends(tmp_path: Path) -> None:
+    async with backend() as (_, address), outcomes(tmp_path) as (taken, report_to):
+        path = write_routes(tmp_path / "r.yaml", address, weights=(1, 1))
+        flags = ("--routes", str(path), "--outcomes-report", report_to, "--name", "router-7")
+        async with router(tmp_path, *flags) as process, client(process.address) as channel:
+            answers = [await predict(channel) for _ in range(20)]
+            process.signal(signal.SIGTERM)
+            assert await process.end(5) == 0
+        last = taken.reports[-1]
+        assert (last.router, last.final, last.boot_id) == ("router-7", True, answers[0].receipt[16:22])
+        names = {(block.pipeline, block.deployment_uid, block.epoch) for r in taken.reports for block in r.blocks}
+        assert names == {("p", "file", 1)}
+        assert last.closed_through >= int.from_bytes(answers[-1].receipt[28:32], "big")
+        assert list((tmp_path / "data" / "counters").iterdir()) == []
+
+
+async def test_a_silent_outcomes_service_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    async with outcomes(tmp_path, answers=False) as (silent, report_to):
+        flags = ("--routes", str(write_routes(tmp_path / "r.yaml", "127.0.0.1:1")), "--outcomes-report", report_to)
+        async with router(tmp_path, *flags) as process:
+            await asyncio.wait_for(silent.heard.wait(), LIMIT_S)
+            process.signal(signal.SIGTERM)
+            await process.logs("stopping")
+            started = time.monotonic()
+            process.signal(signal.SIGTERM)
+            assert await process.end(5) == 0
+            assert time.monotonic() - started < 1.0
+        assert len(list((tmp_path / "data" / "counters").glob("*.counters"))) == 1  # for the next start
 
 
 class Control(routes_pb2_grpc.RouteServiceServicer):

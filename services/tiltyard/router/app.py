@@ -226,7 +226,9 @@ class RouterProcess:
         limit_s = _FLUSH_LIMIT_S if self._stops < 2 else _FLUSH_HURRY_S
         threading.Thread(target=self._flush, args=(self._reporter, limit_s, loop, sent), daemon=True).start()
         waits = [asyncio.create_task(sent.wait()), asyncio.create_task(self._in_a_hurry.wait())]
-        await asyncio.wait(waits[: 1 if self._stops > 1 else 2], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        if not sent.is_set():
+            await asyncio.wait(waits[:1], timeout=_FLUSH_HURRY_S)
         for wait in waits:
             wait.cancel()
 
