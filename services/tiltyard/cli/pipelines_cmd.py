@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 
 import click
@@ -15,6 +16,7 @@ from tiltyard.errors import from_rpc_error
 from tiltyard.slots import SLOTS
 
 _TIMEOUT_S = 10.0
+_PIPE_WIDTH = 1000
 
 
 @click.command()
@@ -34,10 +36,14 @@ def command(address: str, workspace: str, output: str) -> None:
         rows = [_as_json(pipeline, deployed.get(pipeline.name)) for pipeline in pipelines]
         click.echo(json.dumps(rows, indent=2))
         return
-    table = Table("workspace", "pipeline", "version", "state", "epoch", "key", "arms", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for title in ("workspace", "pipeline", "version", "state", "epoch", "key", "arms"):
+        table.add_column(title, overflow="fold")  # a name that is cut short is no name
     for pipeline in pipelines:
         table.add_row(*_as_row(pipeline, deployed.get(pipeline.name)))
-    Console().print(table if pipelines else "There are no pipelines yet.")
+    # A pipe has no width: one line a pipeline, so that grep finds all of it.
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    console.print(table if pipelines else "There are no pipelines yet.")
 
 
 def _pipelines(channel: grpc.Channel, parent: str) -> Iterator[pipeline_pb2.Pipeline]:

@@ -205,6 +205,7 @@ class Deployer:
                     self._drain(before, revision)
                 self._placement.hold(ref, plan.deployment.models)
                 await self._publish(revision)
+            log.info("deployed %s version %d, weight epoch %d", ref, version.version, plan.deployment.epoch)
         finally:
             self._placement.release(pending)
         return revision, plan
@@ -215,6 +216,7 @@ class Deployer:
             drained = self._drain(before, revision)
             self._placement.release(before.ref)
             await self._publish(revision)
+        log.info("undeployed %s", before.ref)
         return drained
 
     async def _put_weights(self, ref: PipelineRef, weights: Iterable[tuple[str, int]]) -> tuple[int | None, int]:
@@ -227,6 +229,7 @@ class Deployer:
             revision = await self._store.put_weights(plan.deployment)
             if revision is not None:
                 await self._publish(revision)
+        log.info("weights of %s are %s, weight epoch %d", ref, plan.deployment.weights, plan.deployment.epoch)
         return revision, plan.moved
 
     async def _publish(self, revision: int) -> None:

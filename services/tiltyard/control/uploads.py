@@ -102,7 +102,7 @@ class Uploads:
             ref = ModelRef(workspace, header.model_id, version)
             await asyncio.to_thread(self._artifacts.put, upload, content, ref)
             try:
-                return await self._store.add_model_version(
+                added = await self._store.add_model_version(
                     ref,
                     digest=content.digest,
                     size_bytes=content.size_bytes,
@@ -112,6 +112,8 @@ class Uploads:
             except BaseException:
                 self._artifacts.take_back(ref)
                 raise
+        log.info("uploaded %s, %d bytes, digest %s", ref, content.size_bytes, content.digest)
+        return added
 
     async def _next(self, requests: AsyncIterator[model_pb2.UploadModelRequest]) -> model_pb2.UploadModelRequest | None:
         try:
