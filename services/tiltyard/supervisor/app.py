@@ -178,8 +178,9 @@ class Up:
     async def _end(self) -> bool:
         """Stop the children in order; whether they all ended by themselves."""
         well = True
-        for name in STOP_ORDER:
-            well = await self._children[name].stop() and well
+        for names in STOP_ORDER:
+            ends = await asyncio.gather(*(self._children[name].stop() for name in names))
+            well = all(ends) and well
         self._folder.close()
         self._front.close()
         self._model_server.close()

@@ -12,8 +12,9 @@ __all__ = ["STOP_ORDER", "ChildSpec", "plan_children"]
 
 ROUTER, CONTROL, OUTCOMES, MODELSERVER = "router", "control", "outcomes", "modelserver"
 
-STOP_ORDER = (ROUTER, CONTROL, OUTCOMES, MODELSERVER)
-"""The router first: it lets calls in flight finish, which need the model server, and sends its last counts."""
+STOP_ORDER = ((ROUTER,), (CONTROL,), (OUTCOMES, MODELSERVER))
+"""Who is stopped after whom. The router first: it lets calls in flight finish, which need the model server, and sends
+its last counts to the outcomes service. Then the control plane, which would miss the model server."""
 
 _STOP_LIMITS_S = {CONTROL: 15.0, OUTCOMES: 10.0, MODELSERVER: 10.0}
 _BEYOND_DRAIN_S = 5.0
