@@ -189,6 +189,8 @@ async def test_a_transaction_that_fails_leaves_nothing_behind(tmp_path: Path) ->
         ("x", "workspaces/a/pipelines/x"),
         ("plain", "plain"),
         ("b/two", "workspaces/b/pipelines/two"),
+        ("c/of-file", "c/of-file"),
+        ("of-file", "c/of-file"),
         ("a/none", None),
         ("none", None),
         ("pipelines/x", None),
@@ -196,7 +198,13 @@ async def test_a_transaction_that_fails_leaves_nothing_behind(tmp_path: Path) ->
     ],
 )
 def test_a_pipeline_is_found_by_any_of_its_names(wanted: str, found: str | None) -> None:
-    names = ["workspaces/a/pipelines/x", "workspaces/a/pipelines/two", "workspaces/b/pipelines/two", "plain"]
+    names = [
+        "workspaces/a/pipelines/x",
+        "workspaces/a/pipelines/two",
+        "workspaces/b/pipelines/two",
+        "plain",
+        "c/of-file",
+    ]
     names.append("workspaces/a/pipelines/plain")  # the exact name goes first
     assert find_pipeline(wanted, names) == found
 

@@ -6,11 +6,16 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from tiltyard.outcomes.app import OutcomesSettings, build_outcomes
+from tiltyard.logs import log_to_stderr
+
+if TYPE_CHECKING:
+    from tiltyard.outcomes.app import OutcomesSettings
 
 
 @click.command("outcomes")
@@ -21,17 +26,28 @@ from tiltyard.outcomes.app import OutcomesSettings, build_outcomes
 )
 @click.option("--insecure-listen", is_flag=True, help="Allow plaintext on another address than loopback.")
 def command(listen: str, router_listen: str | None, data_dir: Path, insecure_listen: bool) -> None:
-    """Serve the outcomes service: counts per arm."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    """Serve the outcomes service: counts per arm.
+
+    Prints one line when it serves. SIGTERM and Ctrl-C stop it once the calls in flight are done.
+    """
+    # Until the event loop takes over, a stop signal just ends the process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    log_to_stderr()
     logging.getLogger("alembic").setLevel(logging.WARNING)
     os.umask(0o077)  # the database and the routers' socket are for this user only
+    try:
+        from tiltyard.outcomes.app import OutcomesSettings
+    except ImportError as error:
+        raise click.ClickException(f"the outcomes service needs: pip install 'tiltyard[server]' ({error})") from error
     settings = OutcomesSettings(
-        data_dir=data_dir, listen=listen, router_listen=router_listen, insecure_listen=insecure_listen
+        data_dir=data_dir.expanduser(), listen=listen, router_listen=router_listen, insecure_listen=insecure_listen
     )
     asyncio.run(_serve(settings))
 
 
 async def _serve(settings: OutcomesSettings) -> None:
+    from tiltyard.outcomes.app import build_outcomes
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

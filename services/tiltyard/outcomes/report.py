@@ -91,7 +91,8 @@ def find_pipeline(wanted: str, known: Sequence[str]) -> str | None:
     if slash:
         full = f"workspaces/{workspace}/pipelines/{name}"
         return full if full in known else None
-    found = [pipeline for pipeline in known if pipeline.endswith(f"/pipelines/{wanted}")]
+    # Both `workspaces/w/pipelines/p` and a routes file's `w/p`.
+    found = [pipeline for pipeline in known if pipeline.rpartition("/")[2] == wanted]
     if len(found) > 1:
         raise InvalidArgumentError(f"several pipelines are called {wanted!r}; say which: {', '.join(sorted(found))}")
     return found[0] if found else None
