@@ -72,7 +72,7 @@ class RouteTable:
         MemoryError: memory is out.
     """
 
-    def __init__(self, spec: _Spec) -> None: ...
+    def __new__(cls, spec: _Spec) -> RouteTable: ...
     @property
     def revision(self) -> int:
         """The spec's revision.

@@ -5,7 +5,7 @@ import math
 import re
 
 cimport cython
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
@@ -115,16 +115,18 @@ cdef const char *keep(ty_routes *r, bytes data) except NULL:
     memcpy(out, <const char *>data, n)
     return out
 
-cdef bytes checked_text(object value, size_t most, str what):
+
+def _checked_text(value, most, what):
     """UTF-8 of a text of 1 to `most` bytes without control characters, which C and HTTP could misread."""
     if not isinstance(value, str):
         raise TypeError(f"{what} is {value!r}, not a text")
     data = value.encode("utf-8")
-    if not data or <size_t>len(data) > most:
+    if not data or len(data) > most:
         raise ValueError(f"{what} has {len(data)} bytes; it must have 1 to {most}")
     if _CONTROL.search(data):
         raise ValueError(f"{what} {value!r} holds a control character")
     return data
+
 
 cdef int build_metric(ty_routes *r, ty_metric *out, object spec, str where) except -1:
     name = spec.name
@@ -134,7 +136,7 @@ cdef int build_metric(ty_routes *r, ty_metric *out, object spec, str where) exce
     data = name.encode("ascii")
     out.name = keep(r, data)
     out.name_len = len(data)
-    data = checked_text(spec.output, MAX_TEXT, f"{where}: output")
+    data = _checked_text(spec.output, MAX_TEXT, f"{where}: output")
     out.output = keep(r, data)
     out.output_len = len(data)
     out.index = whole(spec.index, 0, 2**63 - 1, f"{where}: index")
@@ -150,17 +152,17 @@ cdef int build_metric(ty_routes *r, ty_metric *out, object spec, str where) exce
 
 cdef int build_arm(ty_routes *r, ty_arm *out, object spec, dict backends, str where) except -1:
     cdef uint32_t i
-    data = checked_text(spec.name, TY_SPEC_NAME_CAP, f"{where}: arm name")
+    data = _checked_text(spec.name, TY_SPEC_NAME_CAP, f"{where}: arm name")
     where = f"{where}: arm {spec.name!r}"
     if not data.isascii():                       # it is sent as metadata, and metadata is ASCII
         raise ValueError(f"{where}: the name is not ASCII")
     out.name = keep(r, data)
     out.name_len = len(data)
-    data = checked_text(spec.model, TY_SPEC_NAME_CAP, f"{where}: model")
+    data = _checked_text(spec.model, TY_SPEC_NAME_CAP, f"{where}: model")
     out.model = keep(r, data)
     out.model_len = len(data)
     out.version = whole(spec.version, 1, 2**63 - 1, f"{where}: version")
-    addresses = [checked_text(address, 300, f"{where}: backend") for address in spec.backends]
+    addresses = [_checked_text(address, 300, f"{where}: backend") for address in spec.backends]
     if not addresses:
         raise ValueError(f"{where}: no backends; it needs at least one host:port")
     if len(set(addresses)) != len(addresses):
@@ -206,10 +208,10 @@ cdef int build_split(ty_pipeline *out, object slots, str where) except -1:
 cdef int build_pipeline(ty_routes *r, ty_pipeline *out, object spec, dict backends) except -1:
     cdef uint32_t i
     cdef size_t n
-    data = checked_text(spec.key, MAX_TEXT, "a pipeline's key")
+    data = _checked_text(spec.key, MAX_TEXT, "a pipeline's key")
     where = f"pipeline {spec.key!r}"
     out.key = keep(r, data)
-    out.uid = keep(r, checked_text(spec.uid, MAX_TEXT, f"{where}: uid"))
+    out.uid = keep(r, _checked_text(spec.uid, MAX_TEXT, f"{where}: uid"))
     hash_key = spec.hash_key
     if not isinstance(hash_key, str) or (hash_key and not _KEY_NAME.fullmatch(hash_key)):
         raise ValueError(f"{where}: hash_key {hash_key!r} is not 1 to 64 of a-z 0-9 _ . -")
@@ -270,7 +272,7 @@ cdef int build_names(ty_routes *r, list pipelines) except -1:
         if not pipelines[i].request_names:
             raise ValueError(f"pipeline {pipelines[i].key!r}: no request names, so no request could mean it")
         for name in pipelines[i].request_names:
-            data = checked_text(name, TY_SPEC_NAME_CAP, f"pipeline {pipelines[i].key!r}: request name")
+            data = _checked_text(name, TY_SPEC_NAME_CAP, f"pipeline {pipelines[i].key!r}: request name")
             cell = name_cell(r, data, len(data))
             if cell.text is not NULL:
                 raise ValueError(f"request name {name!r} belongs to pipeline {pipelines[cell.pipeline].key!r} "
