@@ -1,9 +1,12 @@
 """The inference id: what one answer can be recognised by, signed. The layout stands in docs/receipts.md."""
 
+from typing import Self, final
+
 FORCED: int
 FALLBACK: int
 KEYED: int
 
+@final
 class Signer:
     """Writes receipts under one key, for one boot.
 
@@ -17,7 +20,7 @@ class Signer:
         MemoryError: memory is out, or OpenSSL has no HMAC-SHA-256.
     """
 
-    def __init__(self, secret: bytes, number: int, boot_id: bytes) -> None: ...
+    def __new__(cls, secret: bytes, number: int, boot_id: bytes) -> Self: ...
     def write(
         self, *, arm: int, epoch: int, share_slots: int, unix_seconds: int, flags: int = 0, bucket: int = -1
     ) -> bytes:

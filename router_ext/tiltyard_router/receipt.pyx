@@ -4,6 +4,7 @@
 The loop uses the C functions; :class:`Signer` shows them to tests.
 """
 
+cimport cython
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
@@ -142,6 +143,7 @@ cdef int receipt_write(ty_signer *signer, uint8_t arm_and_flags, int bucket, uin
     return 0
 
 
+@cython.final
 cdef class Signer:
     """Writes receipts under one key, for one boot.
 

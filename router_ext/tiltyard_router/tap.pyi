@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import Self, final
 
+@final
 class Block:
     """Cells of one arm of one weight epoch; lives as long as its tap."""
 
+@final
 class Call:
     """One assigned request; it must be completed once."""
 
+@final
 class Tap:
     """One counters file, driven by hand.
 
@@ -23,7 +27,7 @@ class Tap:
         ValueError: ``max_bytes`` or the boot id is too small.
     """
 
-    def __init__(self, path: str | PathLike[str] | None, boot_id: bytes, max_bytes: int = 268_435_456) -> None: ...
+    def __new__(cls, path: str | PathLike[str] | None, boot_id: bytes, max_bytes: int = 268_435_456) -> Self: ...
     def end(self) -> None:
         """End as the loop does at a clean stop; the file stays."""
 

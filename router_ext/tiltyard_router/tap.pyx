@@ -11,6 +11,7 @@ Who owns what: ``ty_tap`` owns everything here and frees it in ``tap_free``. A `
 ``tap_assign`` to ``tap_complete``; its second cannot close in between.
 """
 
+cimport cython
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport INT64_MAX, uint16_t
 from libc.stdio cimport rename, snprintf
@@ -529,6 +530,7 @@ cdef void tap_close(ty_tap *tap, int64_t now) noexcept nogil:
 
 # -- façade for tests ----------------------------------------------------------------------------------------------
 
+@cython.final
 cdef class Block:
     """Cells of one arm of one weight epoch; lives as long as its tap."""
 
@@ -536,6 +538,7 @@ cdef class Block:
     cdef Tap _tap
 
 
+@cython.final
 cdef class Call:
     """One assigned request; it must be completed once."""
 
@@ -545,6 +548,7 @@ cdef class Call:
     cdef Tap _tap
 
 
+@cython.final
 cdef class Tap:
     """One counters file, driven by hand.
 
