@@ -105,7 +105,8 @@ cdef const uint8_t *feed_whole(ty_reader *r, const uint8_t *p, const uint8_t *en
             q = wire_len(q, end, &n)
             if q is NULL:
                 return p
-            take_entry(r, q, n)
+            if not small_and_unwanted(r, q, n):
+                take_entry(r, q, n)
             p = q + n
         elif tag & 7 == WIRE_GROUP:
             return p
@@ -316,6 +317,16 @@ cdef inline bint wanted(const ty_reader *r, const uint8_t *key, size_t key_len) 
         if is_for(&r.metrics[i], key, key_len):
             return True
     return False
+
+
+cdef inline bint small_and_unwanted(const ty_reader *r, const uint8_t *p, size_t n) noexcept nogil:
+    """What entry_head and `wanted` say, for the most frequent entry: lengths of one byte, no metric's output."""
+    cdef size_t key_len
+    if n < 4 or p[0] != TAG_KEY:
+        return False
+    key_len = p[1]
+    return (key_len + 4 <= n and key_len < 0x80 and p[key_len + 2] == TAG_VALUE and p[key_len + 3] < 0x80
+            and p[key_len + 3] == n - key_len - 4 and not wanted(r, p + 2, key_len))
 
 
 cdef void take_entry(ty_reader *r, const uint8_t *p, size_t n) noexcept nogil:

@@ -132,6 +132,10 @@ cdef inline bint cur_more(ty_cur *c) noexcept nogil:
 cdef inline bint cur_varint(ty_cur *c, uint64_t *out, uint32_t most) noexcept nogil:
     """A varint of at most `most` bytes, 10 or less; False when malformed."""
     cdef const uint8_t *q
+    if c.p < c.end and c.p[0] < 0x80:
+        out[0] = c.p[0]
+        c.p += 1
+        return True
     if c.end - c.p >= 10:
         q = wire_varint(c.p, c.end, out)
         if q is NULL or q - c.p > most:
