@@ -10,17 +10,18 @@ cdef extern from *:
     #include <time.h>
     #include <unistd.h>
 
-    /* Unix time in seconds. The coarse clock is the kernel's last tick: a few nanoseconds to read, and a second is
-       all that assignment needs. */
-    static inline int64_t ty_wall_seconds(void)
+    /* Unix time in milliseconds. */
+    static inline int64_t ty_wall_ms(void)
     {
         struct timespec now;
-    #ifdef CLOCK_REALTIME_COARSE
-        clock_gettime(CLOCK_REALTIME_COARSE, &now);
-    #else
         clock_gettime(CLOCK_REALTIME, &now);
-    #endif
-        return (int64_t)now.tv_sec;
+        return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    }
+
+    /* Exponent of the smallest power of two that is at least n; n > 1. */
+    static inline unsigned int ty_log2_up(size_t n)
+    {
+        return 64u - (unsigned int)__builtin_clzll((unsigned long long)n - 1);
     }
 
     static inline int ty_random_bytes(void *p, size_t n)
@@ -37,7 +38,8 @@ cdef extern from *:
     #endif
     }
     """
-    int64_t wall_seconds "ty_wall_seconds"() noexcept nogil
+    unsigned int log2_up "ty_log2_up"(size_t n) noexcept nogil
+    int64_t wall_ms "ty_wall_ms"() noexcept nogil
     int random_bytes "ty_random_bytes"(void *p, size_t n) noexcept nogil
     void tune_malloc "ty_tune_malloc"() noexcept nogil
 

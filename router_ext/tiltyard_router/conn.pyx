@@ -9,7 +9,7 @@ from tiltyard_router.c_nghttp2 cimport (
 from tiltyard_router.c_uv cimport (
     UV_EAGAIN, UV_EOF, uv_buf_t, uv_close, uv_handle_t, uv_idle_start, uv_idle_stop, uv_idle_t, uv_pipe_init,
     uv_read_start, uv_stream_t, uv_tcp_init, uv_try_write, uv_write, uv_write_t)
-from tiltyard_router.mem cimport TY_READ_BUF, buf_bytes, buf_decref, buf_new_read, mem_alloc, mem_free
+from tiltyard_router.mem cimport buf_bytes, buf_decref, buf_new_read, mem_alloc, mem_free, ty_buf
 from tiltyard_router.model cimport (
     TY_COPY_BELOW, TY_FRONT, TY_OUT_COPY, TY_OUT_IOV, TY_OUT_REF, TY_OUT_SOFT, ty_conn, ty_loop, ty_queue)
 from tiltyard_router.queue cimport out_copy, out_mark_run, queue_send
@@ -17,6 +17,7 @@ from tiltyard_router.status cimport TY_ERR_NOMEM
 
 cdef enum:
     FLUSH_ROUNDS = 8               # of TY_OUT_REF at the most, then other connections get their turn
+    READ_ROOM = 16384              # a read buffer with less left is given up
 
 
 cdef struct ty_write:              # what a short write left, copied; freed when libuv has sent it
@@ -49,19 +50,22 @@ cdef int conn_start(ty_conn *c) noexcept nogil:
 
 
 cdef void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf) noexcept nogil:
-    """Every connection of the loop reads into the same buffer, unless somebody still refers to it."""
+    """Every connection of the loop reads into the same buffer; behind what somebody still refers to, while that leaves
+    room worth a read. (A buffer for each read would hold many times what short reads bring.)"""
     cdef ty_loop *loop = (<ty_conn *>handle.data).loop
-    if loop.read_buf is not NULL and loop.read_buf.refs > 1:
-        buf_decref(loop.read_buf)
-        loop.read_buf = NULL
-    if loop.read_buf is NULL:
-        loop.read_buf = buf_new_read(&loop.mem)
-    if loop.read_buf is NULL:
+    cdef ty_buf *into = loop.read_buf
+    if into is not NULL and into.refs == 1:
+        into.used = 0
+    elif into is NULL or into.cap - into.used < READ_ROOM:
+        buf_decref(into)
+        into = buf_new_read(&loop.mem)
+        loop.read_buf = into
+    if into is NULL:
         buf.base = NULL                # libuv then calls on_read with UV_ENOBUFS
         buf.len = 0
         return
-    buf.base = <char *>buf_bytes(loop.read_buf)
-    buf.len = TY_READ_BUF
+    buf.base = <char *>buf_bytes(into) + into.used
+    buf.len = into.cap - into.used
 
 
 cdef void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf) noexcept nogil:
@@ -72,6 +76,7 @@ cdef void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf) noexc
     if nread < 0:
         conn_close(c, <int>nread)
         return
+    c.loop.read_buf.used += <unsigned int>nread
     n = nghttp2_session_mem_recv(c.session, <const uint8_t *>buf.base, <size_t>nread)
     if n < 0:                          # the session has queued a GOAWAY that says why, where it can
         conn_flush(c)
@@ -152,8 +157,9 @@ cdef int conn_send_data(nghttp2_session *session, nghttp2_frame *frame, const ui
     cdef uint32_t segments = <uint32_t>(length // TY_COPY_BELOW + 2)
     if q.unsent < length:              # the call failed after the frame was promised: its stream ends, nothing else
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
-    # Programmer's Guide, nghttp2_send_data_callback: WOULDBLOCK leaves the frame for the next mem_send.
-    if (loop.out_len + 9 + length > TY_OUT_COPY or loop.out_refs + length > TY_OUT_REF
+    # Programmer's Guide, nghttp2_send_data_callback: WOULDBLOCK leaves the frame for the next mem_send. The bound is the
+    # soft one here, too: a frame of another kind may follow within the same mem_send, and it is copied behind this one.
+    if (loop.out_len > TY_OUT_SOFT or loop.out_refs + length > TY_OUT_REF
             or loop.n_iov + 2 * segments > TY_OUT_IOV):
         loop.out_full = 1
         return NGHTTP2_ERR_WOULDBLOCK

@@ -8,20 +8,19 @@ from tiltyard_router.c_nghttp2 cimport (
     NGHTTP2_DATA, NGHTTP2_ERR_CALLBACK_FAILURE, NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_FLAG_ACK,
     NGHTTP2_FLAG_END_STREAM, NGHTTP2_FLAG_NONE, NGHTTP2_HCAT_REQUEST, NGHTTP2_HEADERS, NGHTTP2_NO_ERROR, NGHTTP2_PING,
     NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS,
-    NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, nghttp2_frame, nghttp2_option, nghttp2_option_new,
+    NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, nghttp2_frame, nghttp2_option, nghttp2_option_new,
     nghttp2_option_set_max_outbound_ack, nghttp2_option_set_no_auto_window_update, nghttp2_option_set_no_closed_streams,
     nghttp2_rcbuf, nghttp2_session, nghttp2_session_callbacks, nghttp2_session_callbacks_new,
     nghttp2_session_callbacks_set_on_begin_headers_callback, nghttp2_session_callbacks_set_on_data_chunk_recv_callback,
     nghttp2_session_callbacks_set_on_frame_recv_callback, nghttp2_session_callbacks_set_on_frame_send_callback,
     nghttp2_session_callbacks_set_on_header_callback2, nghttp2_session_callbacks_set_on_stream_close_callback,
-    nghttp2_session_callbacks_set_send_data_callback, nghttp2_session_consume_connection, nghttp2_session_consume_stream,
+    nghttp2_session_callbacks_set_send_data_callback,
     nghttp2_session_get_last_proc_stream_id, nghttp2_session_get_stream_user_data, nghttp2_session_server_new3,
     nghttp2_session_set_local_window_size, nghttp2_session_set_stream_user_data, nghttp2_settings_entry,
     nghttp2_submit_goaway, nghttp2_submit_ping, nghttp2_submit_rst_stream, nghttp2_submit_settings,
     nghttp2_submit_shutdown_notice)
 from tiltyard_router.c_uv cimport uv_accept, uv_now, uv_stream_t, uv_tcp_nodelay
-from tiltyard_router.conn cimport conn_close, conn_mark, conn_new, conn_start
-from tiltyard_router.conn cimport conn_send_data
+from tiltyard_router.conn cimport conn_close, conn_credit, conn_mark, conn_new, conn_send_data, conn_start
 from tiltyard_router.headers cimport headers_add
 from tiltyard_router.model cimport (
     TY_CONN_WINDOW, TY_FRONT, TY_FRONT_STREAMS, TY_HDR_BYTES, TY_WINDOW, ty_conn, ty_loop, ty_stream)
@@ -57,7 +56,7 @@ cdef int front_setup() noexcept nogil:
 
 
 cdef int start_session(ty_conn *c) noexcept nogil:
-    cdef nghttp2_settings_entry iv[3]
+    cdef nghttp2_settings_entry iv[4]
     cdef int rv = nghttp2_session_server_new3(&c.session, callbacks, c, option, &c.loop.mem.hooks)
     if rv != 0:
         return rv
@@ -67,7 +66,9 @@ cdef int start_session(ty_conn *c) noexcept nogil:
     iv[1].value = TY_WINDOW
     iv[2].settings_id = NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
     iv[2].value = TY_HDR_BYTES
-    rv = nghttp2_submit_settings(c.session, NGHTTP2_FLAG_NONE, iv, 3)
+    iv[3].settings_id = NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES     # nobody in gRPC uses them, and the tree costs
+    iv[3].value = 1
+    rv = nghttp2_submit_settings(c.session, NGHTTP2_FLAG_NONE, iv, 4)
     if rv == 0:
         rv = nghttp2_session_set_local_window_size(c.session, NGHTTP2_FLAG_NONE, 0, TY_CONN_WINDOW)
     return rv
@@ -123,6 +124,7 @@ cdef int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, 
     if st is NULL:
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE       # this stream is reset, the connection lives
     nghttp2_session_set_stream_user_data(session, frame.hd.stream_id, st)
+    c.reading = st
     return 0
 
 
@@ -131,10 +133,17 @@ cdef int on_header(nghttp2_session *session, const nghttp2_frame *frame, nghttp2
     cdef ty_stream *st
     if frame.hd.type != NGHTTP2_HEADERS or frame.headers.cat != NGHTTP2_HCAT_REQUEST:
         return 0                       # request trailers mean nothing in gRPC
-    st = <ty_stream *>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+    st = (<ty_conn *>user_data).reading
     if st is not NULL and headers_add(&st.request, &st.loop.mem, name, value) != 0:
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     return 0
+
+
+cdef inline ty_stream *stream_of(ty_conn *c, int32_t id) noexcept nogil:
+    """Most frames belong to the stream whose headers came last."""
+    if c.reading is not NULL and c.reading.front_id == id:
+        return c.reading
+    return <ty_stream *>nghttp2_session_get_stream_user_data(c.session, id)
 
 
 cdef int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, void *user_data) noexcept nogil:
@@ -146,7 +155,7 @@ cdef int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, voi
         return 0
     if frame.hd.type != NGHTTP2_HEADERS and frame.hd.type != NGHTTP2_DATA:
         return 0
-    st = <ty_stream *>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+    st = stream_of(c, frame.hd.stream_id)
     if st is NULL:
         return 0
     if frame.hd.type == NGHTTP2_HEADERS and frame.headers.cat == NGHTTP2_HCAT_REQUEST:
@@ -158,9 +167,10 @@ cdef int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, voi
 
 cdef int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data, size_t n,
                        void *user_data) noexcept nogil:
-    cdef ty_stream *st = <ty_stream *>nghttp2_session_get_stream_user_data(session, stream_id)
+    cdef ty_conn *c = <ty_conn *>user_data
+    cdef ty_stream *st = stream_of(c, stream_id)
     if st is NULL:                     # reset earlier, but the credit must still go back
-        nghttp2_session_consume_connection(session, n)
+        conn_credit(c, n)
         return 0
     stream_data(st, data, n)
     return 0

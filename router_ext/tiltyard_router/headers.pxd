@@ -42,6 +42,13 @@ cdef void header_nv(const ty_header *field, nghttp2_nv *nv, uint8_t flags) noexc
 cdef void text_nv(nghttp2_nv *nv, const char *name, size_t name_len, const char *value, size_t value_len,
                   uint8_t flags) noexcept nogil
 
+# Whether a field whose value differs in every message goes into HPACK's dynamic table: the first on a connection does,
+# so that the others can refer to its name by a number; their values would only push better entries out. Names are told
+# apart by 64 hash bits in `named`: two that collide cost some bytes, nothing else.
+cdef uint8_t name_flags(uint64_t *named, const char *name, size_t n) noexcept nogil
+# Decimal digits without a terminator; out has room for 20. Returns how many.
+cdef size_t number_write(uint64_t value, char *out) noexcept nogil
+
 # grpc-timeout's text as microseconds; -1 when it is malformed.
 cdef long long timeout_us(ty_text text) noexcept nogil
 # grpc-status' text as a number; -1 when it is malformed.

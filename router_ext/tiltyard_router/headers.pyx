@@ -1,51 +1,61 @@
 """Header fields of one message."""
 
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from tiltyard_router.c_nghttp2 cimport (
-    NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_COPY_VALUE, nghttp2_nv, nghttp2_rcbuf, nghttp2_rcbuf_decref,
+    NGHTTP2_NV_FLAG_NONE, NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_COPY_VALUE, NGHTTP2_NV_FLAG_NO_INDEX,
+    nghttp2_nv, nghttp2_rcbuf, nghttp2_rcbuf_decref,
     nghttp2_rcbuf_get_buf, nghttp2_rcbuf_incref, nghttp2_vec)
 from tiltyard_router.mem cimport mem_alloc, mem_free, ty_mem
 from tiltyard_router.model cimport TY_HDR_BYTES, TY_HDR_INLINE, TY_HDR_MAX, ty_header, ty_headers
 from tiltyard_router.status cimport TY_ERR_NOMEM
 
-cdef struct ty_known:
+cdef struct ty_known:              # names of one length, told apart by one byte before they are compared
     const char *name
-    size_t n
+    uint8_t at                     # position of that byte
     uint8_t token
+    uint8_t next                   # 1 + index of the next name of that length
 
 cdef ty_known KNOWN[15]
+cdef uint8_t FIRST[24]             # 1 + index of the first name of this length
 
 
-cdef void know(int i, const char *name, size_t n, uint8_t token) noexcept nogil:
+cdef void know(int i, const char *name, size_t n, uint8_t at, uint8_t token) noexcept nogil:
     KNOWN[i].name = name
-    KNOWN[i].n = n
+    KNOWN[i].at = at
     KNOWN[i].token = token
+    KNOWN[i].next = FIRST[n]
+    FIRST[n] = <uint8_t>(i + 1)
 
-know(0, b":path", 5, TY_H_PATH)
-know(1, b":method", 7, TY_H_METHOD)
-know(2, b":scheme", 7, TY_H_SCHEME)
-know(3, b":status", 7, TY_H_STATUS)
-know(4, b":authority", 10, TY_H_AUTHORITY)
-know(5, b"te", 2, TY_H_TE)
-know(6, b"user-agent", 10, TY_H_USER_AGENT)
-know(7, b"content-type", 12, TY_H_CONTENT_TYPE)
-know(8, b"content-length", 14, TY_H_CONTENT_LENGTH)
-know(9, b"grpc-timeout", 12, TY_H_GRPC_TIMEOUT)
-know(10, b"grpc-encoding", 13, TY_H_GRPC_ENCODING)
-know(11, b"grpc-accept-encoding", 20, TY_H_GRPC_ACCEPT_ENCODING)
-know(12, b"grpc-status", 11, TY_H_GRPC_STATUS)
-know(13, b"grpc-message", 12, TY_H_GRPC_MESSAGE)
-know(14, b":protocol", 9, TY_H_PSEUDO)
+know(0, b":path", 5, 1, TY_H_PATH)
+know(1, b":method", 7, 1, TY_H_METHOD)
+know(2, b":scheme", 7, 2, TY_H_SCHEME)
+know(3, b":status", 7, 2, TY_H_STATUS)
+know(4, b":authority", 10, 0, TY_H_AUTHORITY)
+know(5, b"te", 2, 0, TY_H_TE)
+know(6, b"user-agent", 10, 0, TY_H_USER_AGENT)
+know(7, b"content-type", 12, 0, TY_H_CONTENT_TYPE)
+know(8, b"content-length", 14, 0, TY_H_CONTENT_LENGTH)
+know(9, b"grpc-timeout", 12, 5, TY_H_GRPC_TIMEOUT)
+know(10, b"grpc-encoding", 13, 5, TY_H_GRPC_ENCODING)
+know(11, b"grpc-accept-encoding", 20, 5, TY_H_GRPC_ACCEPT_ENCODING)
+know(12, b"grpc-status", 11, 5, TY_H_GRPC_STATUS)
+know(13, b"grpc-message", 12, 5, TY_H_GRPC_MESSAGE)
+know(14, b":protocol", 9, 0, TY_H_PSEUDO)
 
 
 cdef uint8_t token_of(const uint8_t *name, size_t n) noexcept nogil:
-    cdef int i
+    """Runs for every field of every message: most names are decided by their length and one byte."""
+    cdef uint8_t i
+    cdef const ty_known *known
     if n > 9 and name[0] == c't' and memcmp(name, b"tiltyard-", 9) == 0:
         return TY_H_TILTYARD
-    for i in range(15):
-        if KNOWN[i].n == n and memcmp(KNOWN[i].name, name, n) == 0:
-            return KNOWN[i].token
+    i = FIRST[n] if n < 24 else 0
+    while i != 0:
+        known = &KNOWN[i - 1]
+        if name[known.at] == <uint8_t>known.name[known.at] and memcmp(known.name, name, n) == 0:
+            return known.token
+        i = known.next
     return TY_H_PSEUDO if n > 0 and name[0] == c':' else TY_H_OTHER
 
 
@@ -55,6 +65,7 @@ cdef void headers_init(ty_headers *h) noexcept nogil:
     h.cap = TY_HDR_INLINE
     h.bytes = 0
     h.overflow = 0
+    memset(h.at, 0, sizeof(h.at))
 
 
 cdef void headers_clear(ty_headers *h, ty_mem *mem) noexcept nogil:
@@ -71,6 +82,7 @@ cdef int headers_add(ty_headers *h, ty_mem *mem, nghttp2_rcbuf *name, nghttp2_rc
     cdef nghttp2_vec nv = nghttp2_rcbuf_get_buf(name)
     cdef nghttp2_vec vv = nghttp2_rcbuf_get_buf(value)
     cdef ty_header *more
+    cdef ty_header *field
     if h.n == TY_HDR_MAX or h.bytes + nv.len + vv.len + 32 > TY_HDR_BYTES:
         h.overflow = 1
         return 0
@@ -83,10 +95,12 @@ cdef int headers_add(ty_headers *h, ty_mem *mem, nghttp2_rcbuf *name, nghttp2_rc
         h.cap = TY_HDR_MAX
     nghttp2_rcbuf_incref(name)
     nghttp2_rcbuf_incref(value)
-    h.items[h.n].name = name
-    h.items[h.n].value = value
-    h.items[h.n].token = token_of(nv.base, nv.len)
+    field = &h.items[h.n]
+    field.name = name
+    field.value = value
+    field.token = token_of(nv.base, nv.len)
     h.n += 1
+    h.at[field.token] = <uint8_t>h.n
     h.bytes += <uint32_t>(nv.len + vv.len + 32)
     return 0
 
@@ -109,11 +123,8 @@ cdef ty_text header_value(const ty_header *field) noexcept nogil:
 
 cdef ty_text headers_get(const ty_headers *h, uint8_t token) noexcept nogil:
     cdef ty_text none
-    cdef uint32_t i = h.n
-    while i > 0:
-        i -= 1
-        if h.items[i].token == token:
-            return header_value(&h.items[i])
+    if h.at[token] != 0:
+        return header_value(&h.items[h.at[token] - 1])
     none.p = NULL
     none.n = 0
     return none
@@ -132,6 +143,29 @@ cdef void text_nv(nghttp2_nv *nv, const char *name, size_t name_len, const char 
     nv.value = <uint8_t *>value
     nv.valuelen = value_len
     nv.flags = flags | NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
+
+
+cdef uint8_t name_flags(uint64_t *named, const char *name, size_t n) noexcept nogil:
+    cdef uint64_t bit = <uint64_t>1 << ((n * 7 + <uint8_t>name[0] * 3 + <uint8_t>name[n // 2] * 5
+                                         + <uint8_t>name[n - 1]) & 63)
+    if named[0] & bit:
+        return NGHTTP2_NV_FLAG_NO_INDEX
+    named[0] |= bit
+    return NGHTTP2_NV_FLAG_NONE
+
+
+cdef size_t number_write(uint64_t value, char *out) noexcept nogil:
+    cdef char digits[20]
+    cdef size_t n = 0, i
+    while True:
+        digits[n] = <char>(c'0' + value % 10)
+        n += 1
+        value //= 10
+        if value == 0:
+            break
+    for i in range(n):
+        out[i] = digits[n - 1 - i]
+    return n
 
 
 cdef long long timeout_us(ty_text text) noexcept nogil:

@@ -20,6 +20,7 @@ cdef enum:
     CHECK = 1                      # ty_stream.watching before the answer
     WATCH = 2
     WATCHING = 3                   # and while updates may follow
+    WATCHING_UNKNOWN = 4           # the same of a service that is not here: only the end is left to tell
     NAME_MAX = 256
     PIECES = 16
 
@@ -112,13 +113,13 @@ cdef void health_answer(ty_stream *st) noexcept nogil:
     send_state(st, state_of(st.loop) if known else SERVICE_UNKNOWN)
     if st.watching == CHECK:
         end_ok(st)
-    elif known:
-        st.watching = WATCHING
+    else:
+        st.watching = WATCHING if known else WATCHING_UNKNOWN
         st.loop.n_watching += 1
 
 
 cdef void health_forget(ty_stream *st) noexcept nogil:
-    if st.watching == WATCHING:
+    if st.watching >= WATCHING:
         st.watching = 0
         st.loop.n_watching -= 1
 
@@ -139,8 +140,9 @@ cdef void each_watch(ty_loop *loop, int ending) noexcept nogil:
     while c is not NULL:
         st = c.streams
         while st is not NULL:
-            if st.watching == WATCHING and st.state != TY_ST_DONE:
-                send_state(st, state_of(loop))
+            if st.watching >= WATCHING and st.state != TY_ST_DONE:
+                if st.watching == WATCHING:
+                    send_state(st, state_of(loop))
                 if ending:
                     end_ok(st)
             st = st.f_next

@@ -6,12 +6,13 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from tiltyard_router.back cimport back_gone, back_send, back_setup, back_start
-from tiltyard_router.c_sys cimport random_bytes, tune_malloc, wall_seconds
+from tiltyard_router.c_sys cimport random_bytes, tune_malloc
 from tiltyard_router.c_uv cimport (
     UV_RUN_DEFAULT, UV_RUN_NOWAIT, UV_RUN_ONCE, uv_async_init, uv_async_send, uv_async_t, uv_check_init, uv_check_start,
     uv_check_t, uv_close, uv_handle_t, uv_hrtime, uv_idle_init, uv_is_closing, uv_loop_close, uv_loop_init,
     uv_mutex_destroy, uv_mutex_init, uv_mutex_lock, uv_mutex_unlock, uv_now, uv_prepare_init, uv_prepare_start,
     uv_prepare_t, uv_run, uv_stop, uv_timer_init, uv_timer_start, uv_timer_t, uv_walk)
+from tiltyard_router.clock cimport clock_second, clock_slew, clock_start
 from tiltyard_router.conn cimport conn_flush_all
 from tiltyard_router.front cimport (
     front_close_all, front_drain_all, front_fail_all, front_gone, front_setup, front_tick)
@@ -57,6 +58,7 @@ cdef ty_loop *loop_new(const ty_config *config, const unsigned char *boot_id, co
         free(loop)
         return NULL
     uv_mutex_init(&loop.lock)
+    clock_start(loop)
     err[0] = start_handles(loop)
     if err[0] == 0:
         loop.tap = tap_new(counters_path, boot_id, max_counter_bytes, err)
@@ -147,7 +149,7 @@ cdef void loop_free(ty_loop *loop) noexcept nogil:
 
 cdef int loop_run(ty_loop *loop) noexcept nogil:
     uv_run(&loop.uv, UV_RUN_DEFAULT)       # until uv_stop
-    tap_close(loop.tap, wall_seconds() + 1)
+    tap_close(loop.tap, clock_second(loop) + 1)
     return loop.failure
 
 
@@ -164,7 +166,8 @@ cdef void on_prepare(uv_prepare_t *handle) noexcept nogil:
 cdef void on_tick(uv_timer_t *handle) noexcept nogil:
     cdef ty_loop *loop = <ty_loop *>handle.data
     cdef uint64_t now = uv_now(&loop.uv)
-    tap_close(loop.tap, wall_seconds())
+    clock_slew(loop)
+    tap_close(loop.tap, clock_second(loop))
     pool_tick(loop, now)
     if loop.draining:
         front_tick(loop)

@@ -3,6 +3,8 @@
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+from tiltyard_router.c_sys cimport log2_up
+
 cdef struct ty_free:
     ty_free *next
 
@@ -18,12 +20,8 @@ cdef enum:
 
 
 cdef inline uint32_t class_of(size_t n) noexcept nogil:
-    cdef uint32_t k = 0
-    cdef size_t size = SMALLEST
-    while size < n:
-        size <<= 1
-        k += 1
-    return k
+    """Index of the smallest class that n bytes fit in (n is at least 1)."""
+    return log2_up(n) - 6 if n > SMALLEST else 0
 
 
 cdef void *mem_alloc(ty_mem *mem, size_t n) noexcept nogil:

@@ -30,12 +30,14 @@ cdef enum:
     TY_OUT_IOV = 512
     TY_COPY_BELOW = 2049           # payload pieces up to 2 KiB are copied, larger ones referenced
     TY_HDR_INLINE = 16
+    TY_H_TOKENS = 17               # kinds of fields that headers.pxd tells apart
     TY_HDR_MAX = 128               # header fields of one message
     TY_HDR_BYTES = 16384           # and their size, by HPACK's count (name + value + 32 each)
     TY_WHEEL_SLOTS = 512
     TY_WHEEL_TICK_MS = 10
     TY_WINDOW = 1048576            # initial stream window we offer on both sides
     TY_CONN_WINDOW = 16777216      # and connection window
+    TY_CREDIT_STEP = 131072        # credit goes back in steps of this, an eighth of a stream's window
     TY_FRONT_STREAMS = 1000        # streams a client may have open on one connection
     TY_MAX_ADDRS = 16              # resolved addresses of one backend that are used
     TY_BACK_CONNS = 8              # connections to one endpoint
@@ -74,6 +76,7 @@ cdef struct ty_headers:
     uint32_t cap
     uint32_t bytes
     uint8_t overflow               # a limit was reached; the message is refused when its headers are complete
+    uint8_t at[TY_H_TOKENS]        # 1 + index of the last field with this token; 0: none
     ty_header inline_items[TY_HDR_INLINE]
 
 cdef struct ty_seg:                # a slice of a buffer
@@ -110,6 +113,8 @@ cdef struct ty_stream:
     uint32_t w_slot                # 1 + slot; 0: on no list
     uint64_t deadline_ms           # by uv_now; 0: none
     uint64_t wait_ms               # when it began to wait for a connection
+    size_t front_owed              # received bytes whose stream credit was not given back yet, on either side
+    size_t back_owed
     uint8_t kind
     uint8_t state
     uint8_t request_ended          # END_STREAM came from the client
@@ -163,10 +168,13 @@ cdef struct ty_conn:
     ty_conn *next
     ty_conn *dirty_next            # list of loop.dirty or loop.later
     ty_stream *streams             # calls with an open stream here
+    ty_stream *reading             # whose header block is being read
+    size_t owed                    # received bytes whose connection credit was not given back yet
+    uint64_t named                 # metadata names (by a hash) whose first value went into HPACK's table
     uint32_t n_streams
     ty_endpoint *endpoint          # back: NULL once the endpoint is gone
     uv_connect_t connect_req
-    uint64_t dial_deadline_ms      # back: 0 once connected
+    uint64_t dial_deadline_ms      # back: 0 once the peer's SETTINGS came, which say how many streams it takes
     uint8_t role
     uint8_t dirty
     uint8_t closing                # uv_close was called; nothing may be sent or submitted any more
@@ -177,14 +185,15 @@ cdef struct ty_conn:
     uint64_t goaway_final_ms       # front: when the final GOAWAY is due
 
 cdef struct ty_endpoint:
-    ty_backend *backend
+    ty_backend *backend            # NULL once dropped
+    ty_endpoint *next              # list of loop.dropped
     sockaddr_storage addr
     ty_conn *conns                 # owned
     uint32_t n_conns
     uint32_t n_dialling
     uint32_t in_flight             # streams on all its connections
     uint8_t down                   # the last dial failed; not used until one succeeds
-    uint8_t gone                   # no longer resolved: freed when its last connection closes
+    uint8_t gone                   # no longer resolved
     uint32_t fails                 # dials failed in a row
     uint64_t redial_ms             # when to try again
 
@@ -246,6 +255,7 @@ cdef struct ty_loop:
     uint32_t n_watching            # open health watches
     uint64_t buffered              # request and answer bytes in queues
     ty_backend *backends           # owned
+    ty_endpoint *dropped           # owned: no backend's any more; freed when their last connections close
     ty_backend *control            # NULL: not given
     ty_backend *outcomes
     ty_routes *routes              # table in force; one reference
@@ -254,6 +264,7 @@ cdef struct ty_loop:
     uint8_t boot_id[6]
     uint8_t key_secret[32]         # of the signer
     uint8_t key_number
+    int64_t wall_offset_ms         # unix time minus uv_now; see clock.pxd
     uint64_t rng[3]                # two for draws, one for jitter
     ty_conn *dirty                 # to be flushed before the loop sleeps
     ty_conn *later                 # had their share of this iteration and have more to send

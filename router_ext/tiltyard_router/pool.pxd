@@ -15,7 +15,9 @@ cdef void pool_close_table(ty_loop *loop, ty_routes *routes) noexcept nogil
 cdef void pool_send(ty_stream *st) noexcept nogil
 # Takes a waiting call off its list; harmless when it is on none.
 cdef void pool_forget(ty_stream *st) noexcept nogil
-# A connection is ready, or has room again, or the peer's limit was raised: waiting calls may go.
+# The peer's SETTINGS came. The first of a connection make it one to be used: what it allows is known.
+cdef void pool_ready(ty_conn *c) noexcept nogil
+# A connection has room again: waiting calls may go.
 cdef void pool_room(ty_conn *c) noexcept nogil
 # A connection is closing: its endpoint forgets it. `rv` says why.
 cdef void pool_conn_gone(ty_conn *c, int rv) noexcept nogil

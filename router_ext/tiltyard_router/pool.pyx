@@ -132,23 +132,28 @@ cdef void endpoint_add(ty_backend *b, const sockaddr_storage *addr) noexcept nog
 
 
 cdef void endpoint_drop(ty_backend *b, uint32_t i) noexcept nogil:
-    """Its calls finish; the endpoint goes with its last connection."""
+    """Its calls finish; ticks close its connections as they fall idle, and the endpoint goes with the last one."""
     cdef ty_endpoint *ep = b.endpoints[i]
     cdef ty_conn *c = ep.conns
-    cdef ty_conn *after
     b.n_endpoints -= 1
     b.endpoints[i] = b.endpoints[b.n_endpoints]
-    ep.gone = 1
     ep.backend = NULL
-    if ep.n_conns == 0:
+    if c is NULL:
         mem_free(&b.loop.mem, ep)
         return
+    ep.next = b.loop.dropped
+    b.loop.dropped = ep
     while c is not NULL:
-        after = c.next
         c.draining = 1
-        if c.n_streams == 0:
-            conn_close(c, 0)           # the last one frees ep
-        c = after
+        c = c.next
+
+
+cdef void dropped_free(ty_loop *loop, ty_endpoint *ep) noexcept nogil:
+    cdef ty_endpoint **link = &loop.dropped
+    while link[0] is not ep:
+        link = &link[0].next
+    link[0] = ep.next
+    mem_free(&loop.mem, ep)
 
 
 # ---------------------------------------------------------------- resolving names, off the loop
@@ -244,16 +249,21 @@ cdef void on_connect(uv_connect_t *req, int status) noexcept nogil:
     if status != 0:
         conn_close(c, status)
         return
-    c.dial_deadline_ms = 0
-    ep.n_dialling -= 1
     if ep.addr.ss_family != 0:
         uv_tcp_nodelay(&c.h.tcp, 1)
     status = c.loop.hooks.start_back(c)
     if status != 0:
         conn_close(c, status)
-        return
-    ep.down = 0
-    ep.fails = 0
+
+
+cdef void pool_ready(ty_conn *c) noexcept nogil:
+    cdef ty_endpoint *ep = c.endpoint
+    if c.dial_deadline_ms != 0:
+        c.dial_deadline_ms = 0
+        if ep is not NULL:
+            ep.n_dialling -= 1
+            ep.down = 0
+            ep.fails = 0
     pool_room(c)
 
 
@@ -284,7 +294,7 @@ cdef void dial_failed(ty_endpoint *ep) noexcept nogil:
 cdef int has_connection(const ty_endpoint *ep) noexcept nogil:
     cdef const ty_conn *c = ep.conns
     while c is not NULL:
-        if c.connected and not c.closing and not c.draining:
+        if c.dial_deadline_ms == 0 and not c.closing and not c.draining:
             return 1
         c = c.next
     return 0
@@ -316,15 +326,13 @@ cdef void pool_conn_gone(ty_conn *c, int rv) noexcept nogil:
     c.next = NULL
     c.endpoint = NULL
     ep.n_conns -= 1
-    if b is NULL:                      # dropped by a resolve
+    if b is NULL:                      # dropped
         if ep.n_conns == 0:
-            mem_free(&c.loop.mem, ep)
+            dropped_free(c.loop, ep)
         return
     if c.dial_deadline_ms != 0:
         ep.n_dialling -= 1
         dial_failed(ep)
-    elif ep.n_conns == 0 and not c.draining:
-        ep.redial_ms = uv_now(&c.loop.uv)      # it was up a moment ago: the next tick, or the next call, dials
 
 
 # ---------------------------------------------------------------- choosing
@@ -339,7 +347,7 @@ cdef ty_conn *room_on(ty_endpoint *ep) noexcept nogil:
     cdef ty_conn *c = ep.conns
     cdef ty_conn *best = NULL
     while c is not NULL:
-        if (c.connected and not c.closing and not c.draining and c.n_streams < conn_cap(c)
+        if (c.dial_deadline_ms == 0 and not c.closing and not c.draining and c.n_streams < conn_cap(c)
                 and (best is NULL or c.n_streams < best.n_streams)):
             best = c
         c = c.next
@@ -525,8 +533,13 @@ cdef void tick_waiting(ty_backend *b, uint64_t now) noexcept nogil:
 cdef void pool_tick(ty_loop *loop, uint64_t now) noexcept nogil:
     cdef ty_backend **link = &loop.backends
     cdef ty_backend *b
-    cdef ty_endpoint *ep
+    cdef ty_endpoint *ep = loop.dropped
+    cdef ty_endpoint *after
     cdef uint32_t i
+    while ep is not NULL:
+        after = ep.next
+        tick_conns(ep, now)            # the last connection takes ep with it
+        ep = after
     while link[0] is not NULL:
         b = link[0]
         if b.refs == 0:
@@ -552,21 +565,30 @@ cdef void pool_tick(ty_loop *loop, uint64_t now) noexcept nogil:
         link = &b.next
 
 
+cdef void close_conns(ty_endpoint *ep) noexcept nogil:
+    cdef ty_conn *c = ep.conns
+    cdef ty_conn *after
+    while c is not NULL:
+        after = c.next
+        conn_close(c, 0)
+        c = after
+
+
 cdef void pool_shutdown(ty_loop *loop) noexcept nogil:
     """With loop.ending set nothing is dialled any more; endpoints go with their connections."""
     cdef ty_backend *b = loop.backends
-    cdef ty_conn *c
-    cdef ty_conn *after
+    cdef ty_endpoint *ep = loop.dropped
+    cdef ty_endpoint *after
     cdef uint32_t i
+    while ep is not NULL:
+        after = ep.next
+        close_conns(ep)
+        ep = after
     while b is not NULL:
         if b.resolving:
             uv_cancel(<uv_req_t *>&b.resolve_req)
         for i in range(b.n_endpoints):
-            c = b.endpoints[i].conns
-            while c is not NULL:
-                after = c.next
-                conn_close(c, 0)
-                c = after
+            close_conns(b.endpoints[i])
         offer_elsewhere(b)
         b = b.next
 

@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcmp, memcpy
 
-from tiltyard_router.c_sys cimport wall_seconds
+from tiltyard_router.clock cimport clock_second
 from tiltyard_router.c_uv cimport uv_now
 from tiltyard_router.headers cimport TY_H_OTHER, TY_H_USER_AGENT, header_name, header_value, ty_text
 from tiltyard_router.mem cimport buf_bytes, buf_decref, buf_new, mem_alloc, mem_free, ty_buf
@@ -139,7 +139,7 @@ cdef void assign(ty_stream *st, uint32_t i, uint8_t flags, int bucket) noexcept 
     cdef ty_loop *loop = st.loop
     cdef ty_pipeline *p = st.pipeline
     cdef ty_arm *arm = st.arm
-    cdef int64_t now = wall_seconds()
+    cdef int64_t now = clock_second(loop)
     cdef ty_block_key key
     if not flags & TY_RECEIPT_FORCED:
         if arm.block is NULL:

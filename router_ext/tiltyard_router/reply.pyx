@@ -14,7 +14,7 @@ from tiltyard_router.c_nghttp2 cimport (
 from tiltyard_router.conn cimport conn_mark
 from tiltyard_router.headers cimport (
     TY_H_CONTENT_LENGTH, TY_H_CONTENT_TYPE, TY_H_GRPC_ENCODING, TY_H_GRPC_MESSAGE, TY_H_GRPC_STATUS, TY_H_OTHER, TY_H_TILTYARD,
-    header_nv, message_encode, text_nv)
+    header_nv, message_encode, name_flags, text_nv)
 from tiltyard_router.model cimport TY_HDR_MAX, TY_MSG_CAP, ty_header, ty_headers, ty_queue, ty_stream
 from tiltyard_router.receipt cimport TY_RECEIPT_CHARS
 from tiltyard_router.status cimport GRPC_UNIMPLEMENTED
@@ -37,13 +37,14 @@ cdef size_t put_fields(const ty_headers *h, nghttp2_nv *nva) noexcept nogil:
     return n
 
 
-cdef size_t put_ours(const ty_stream *st, nghttp2_nv *nva) noexcept nogil:
+cdef size_t put_ours(ty_stream *st, nghttp2_nv *nva) noexcept nogil:
     cdef size_t n = 0
     if st.arm is not NULL:
         text_nv(&nva[n], b"tiltyard-arm", 12, st.arm.name, st.arm.name_len, NGHTTP2_NV_FLAG_NONE)
         n += 1
-    if st.has_receipt:                 # unique: it would only push others out of the dynamic table
-        text_nv(&nva[n], b"tiltyard-inference-id", 21, st.receipt, TY_RECEIPT_CHARS, NGHTTP2_NV_FLAG_NO_INDEX)
+    if st.has_receipt:
+        text_nv(&nva[n], b"tiltyard-inference-id", 21, st.receipt, TY_RECEIPT_CHARS,
+                name_flags(&st.front.named, b"tiltyard-inference-id", 21))
         n += 1
     return n
 

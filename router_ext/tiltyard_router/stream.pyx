@@ -8,10 +8,9 @@ from libc.string cimport memcmp, memcpy, memset
 
 from tiltyard_router.c_nghttp2 cimport (
     NGHTTP2_CANCEL, NGHTTP2_FLAG_NONE, NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR, NGHTTP2_REFUSED_STREAM,
-    nghttp2_http2_strerror, nghttp2_session_consume_connection, nghttp2_session_consume_stream,
-    nghttp2_session_resume_data, nghttp2_submit_rst_stream)
+    nghttp2_http2_strerror, nghttp2_session_resume_data, nghttp2_submit_rst_stream)
 from tiltyard_router.c_uv cimport uv_now
-from tiltyard_router.conn cimport conn_mark
+from tiltyard_router.conn cimport conn_credit, conn_mark, conn_stream_credit
 from tiltyard_router.headers cimport (
     TY_H_CONTENT_TYPE, TY_H_GRPC_STATUS, TY_H_GRPC_TIMEOUT, TY_H_METHOD, TY_H_PATH, TY_H_STATUS, headers_clear,
     headers_get, headers_init, status_number, timeout_us, ty_text)
@@ -211,16 +210,16 @@ cdef void pass_on(ty_stream *st, ty_backend *to, const char *missing) noexcept n
 cdef void stream_data(ty_stream *st, const uint8_t *data, size_t n) noexcept nogil:
     """Request bytes. Credit: a gathered request gets it at once (its size is limited), a passed one when they are sent."""
     cdef ty_conn *front = st.front
-    nghttp2_session_consume_connection(front.session, n)
+    conn_credit(front, n)
     if st.state == TY_ST_DONE:
-        nghttp2_session_consume_stream(front.session, st.front_id, n)
+        conn_stream_credit(front, st.front_id, &st.front_owed, n)
     elif st.kind == TY_KIND_PASS:
         if queue_add(&st.out, data, n) != 0:
             stream_fail(st, GRPC_RESOURCE_EXHAUSTED, b"out of memory")
         else:
             resume_back(st)
     else:
-        nghttp2_session_consume_stream(front.session, st.front_id, n)
+        conn_stream_credit(front, st.front_id, &st.front_owed, n)
         gather(st, data, n)
 
 
@@ -309,11 +308,9 @@ cdef void stream_drained(ty_queue *q, size_t n) noexcept nogil:
     cdef ty_stream *st = q.stream
     if q.to_back:
         if st.kind == TY_KIND_PASS and st.front is not NULL:
-            nghttp2_session_consume_stream(st.front.session, st.front_id, n)
-            conn_mark(st.front)
+            conn_stream_credit(st.front, st.front_id, &st.front_owed, n)
     elif st.back is not NULL:
-        nghttp2_session_consume_stream(st.back.session, st.back_id, n)
-        conn_mark(st.back)
+        conn_stream_credit(st.back, st.back_id, &st.back_owed, n)
 
 
 cdef void stream_front_closed(ty_stream *st) noexcept nogil:
@@ -328,6 +325,8 @@ cdef void stream_front_closed(ty_stream *st) noexcept nogil:
     if st.f_next is not NULL:
         st.f_next.f_prev = st.f_prev
     front.n_streams -= 1
+    if front.reading is st:
+        front.reading = NULL
     st.front = NULL
     health_forget(st)
     if st.state != TY_ST_DONE:
@@ -419,7 +418,7 @@ cdef void finish(ty_stream *st, int status) noexcept nogil:
 
 cdef void stream_answer_data(ty_stream *st, const uint8_t *data, size_t n) noexcept nogil:
     if st.front is NULL or st.state != TY_ST_ANSWERING:
-        nghttp2_session_consume_stream(st.back.session, st.back_id, n)
+        conn_stream_credit(st.back, st.back_id, &st.back_owed, n)
         return
     if st.kind == TY_KIND_PREDICT and not follow(st, data, n):
         return
@@ -488,6 +487,7 @@ cdef void stream_back_closed(ty_stream *st, uint32_t error_code, int connection_
             st.tries += 1
             headers_clear(&st.answer, &st.loop.mem)
             st.final_head = 0
+            st.back_owed = 0
             queue_rewind(&st.out)
             pool_send(st)
         elif connection_lost:
