@@ -8,11 +8,9 @@ length than the shape asks for) is INDEX; what nothing is read from is not looke
 """
 
 from libc.math cimport isfinite
-from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
-from tiltyard_router.status cimport TY_ERR_MALFORMED
 from tiltyard_router.tensor cimport (
     DT_STRING, tensor_number, tensor_open, tensor_raw, ty_tensor, ty_values, values_next, values_start)
 from tiltyard_router.wire cimport (
@@ -518,9 +516,9 @@ def read_many(bytes message not None, metrics, int count):
     cdef const uint8_t *p = message
     cdef size_t n = len(message)
     cdef double total = 0
-    cdef int i
+    cdef int _i
     with nogil:
-        for i in range(count):
+        for _i in range(count):
             reader_init(&r, wants.items, wants.n)
             reader_feed(&r, p, n)
             reader_finish(&r)

@@ -1,7 +1,7 @@
 """Which arm a request belongs to. The rule stands in docs/assignment.md, to the letter."""
 
 from collections.abc import Iterable
-from typing import Final, final
+from typing import Final, Self, final
 
 SLOTS: Final[int]
 MAX_KEY: Final[int]
@@ -19,7 +19,7 @@ class Splitter:
         MemoryError: memory is out.
     """
 
-    def __init__(self, runs: Iterable[tuple[int, int]], salt: bytes = b"") -> None: ...
+    def __new__(cls, runs: Iterable[tuple[int, int]], salt: bytes = b"") -> Self: ...
     def assign(self, key: bytes) -> tuple[int, int, int]:
         """Hash, slot and arm index of a key.
 

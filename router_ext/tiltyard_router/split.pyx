@@ -184,9 +184,9 @@ cdef class Splitter:
         cdef const uint8_t *text = key
         cdef size_t n = len(key)
         cdef uint64_t sum = 0
-        cdef int i
+        cdef int _i
         with nogil:
-            for i in range(count):
+            for _i in range(count):
                 sum += split_arm(&self._split, split_slot(split_hash(salt, salt_len, text, n)))
         return sum
 
