@@ -1,0 +1,1 @@
+"""Tiltyard's testing."""
