@@ -1,7 +1,10 @@
 """The router's loop: the only part of the core that Python sees."""
 
+from typing import Self, final
+
 from tiltyard_router.routes import RouteTable
 
+@final
 class Router:
     """Owns one proxy loop. Only ``run`` blocks; everything else may be called from any thread.
 
@@ -22,8 +25,8 @@ class Router:
         MemoryError: memory is out.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         listen_fds: list[int],
         boot_id: bytes,
@@ -35,7 +38,7 @@ class Router:
         default_deadline_s: float = 60.0,
         max_message_bytes: int = 67_108_864,
         max_counter_bytes: int = 268_435_456,
-    ) -> None: ...
+    ) -> Self: ...
     def run(self) -> None:
         """Serve until stopped. Releases the GIL.
 
