@@ -6,16 +6,16 @@ behind, and its epochs were never used.
 
 from __future__ import annotations
 
+import hashlib
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tiltyard.router.routes_file import PipelineRoutes, RoutesFile
 from tiltyard.router.spec import PipelineSpec, ReceiptKey, RouteSpec
 from tiltyard.slots import SlotTable, Weight, exact_weights, first_table, move, shares
 
-__all__ = ["FILE_UID", "FileTables", "Plan"]
-
-FILE_UID = "file"
-"""The deployment's name in the counts of pipelines that come from a file."""
+__all__ = ["FileTables", "Plan", "file_uid"]
 
 Runs = tuple[tuple[int, int], ...]
 State = list[list[list[int]]]
@@ -42,13 +42,17 @@ class FileTables:
 
     Args:
         receipt_key: the key that signs inference ids.
+        clock: unix time in seconds. A reload's epochs are numbered by it: another process that started with the same
+            file and was given another one later must not use the same number for other shares.
     """
 
-    def __init__(self, receipt_key: ReceiptKey) -> None:
+    def __init__(self, receipt_key: ReceiptKey, *, clock: Callable[[], float] = time.time) -> None:
         self._receipt_key = receipt_key
+        self._clock = clock
         self._revision = 0
         self._in_force: dict[str, _InForce] = {}
         self._epochs: dict[str, int] = {}  # by pipeline, the last one used; kept when the pipeline goes
+        self._uids: dict[str, str] = {}  # by pipeline, from its first table on; kept too
 
     def plan(self, file: RoutesFile) -> Plan:
         """The table this file makes of the one in force.
@@ -66,17 +70,18 @@ class FileTables:
         self._revision = plan.spec.revision
         self._in_force = plan.in_force
         self._epochs.update((spec.key, spec.epoch) for spec in plan.spec.pipelines)
+        self._uids.update((spec.key, spec.uid) for spec in plan.spec.pipelines)
 
     def _pipeline(self, wanted: PipelineRoutes, first: dict[tuple[int, ...], tuple[Runs, State]]) -> _InForce:
         before = self._in_force.get(wanted.name)
         runs, state = _slots(wanted, before, first)
         spec = PipelineSpec(
             key=wanted.name,
-            uid=FILE_UID,
+            uid="",
             request_names=(wanted.name,),
             arms=wanted.arms,
             slots=runs,
-            epoch=self._epochs.get(wanted.name, 0) + 1,
+            epoch=self._next_epoch(wanted.name),
             hash_key=wanted.hash_key,
             salt=wanted.salt,
             metrics=wanted.metrics,
@@ -84,7 +89,11 @@ class FileTables:
         )
         if before is not None and _counts_as(before.spec) == _counts_as(spec):
             spec = replace(spec, epoch=before.spec.epoch)
-        return _InForce(spec, state)
+        return _InForce(replace(spec, uid=self._uids.get(wanted.name) or file_uid(spec)), state)
+
+    def _next_epoch(self, name: str) -> int:
+        last = self._epochs.get(name, 0)
+        return 1 if last == 0 else max(last + 1, int(self._clock()))
 
 
 def _slots(
@@ -119,6 +128,15 @@ def _counts(spec: PipelineSpec) -> tuple[int, ...]:
         counts[arm] += end - start
         start = end
     return tuple(counts)
+
+
+def file_uid(spec: PipelineSpec) -> str:
+    """The deployment's name in the counts of a pipeline that comes from a file.
+
+    A digest of what its first table in this process counts: epochs begin at 1 with every start, and counts of a file
+    that was edited meanwhile must not be added to those of the old one. Routers started with the same file agree.
+    """
+    return "file-" + hashlib.sha256(repr(_counts_as(spec)).encode()).hexdigest()[:12]
 
 
 def _counts_as(spec: PipelineSpec) -> tuple[object, ...]:

@@ -90,7 +90,7 @@ class CounterBlock(_message.Message):
     pipeline: _builtins.str
     """Resource name of the pipeline (its plain name when routes come from a file)."""
     deployment_uid: _builtins.str
-    """Identifies the deployment; `file` when routes come from a file."""
+    """Identifies the deployment; `file-` and a digest when routes come from a file."""
     epoch: _builtins.int
     """Weight epoch."""
     arm: _builtins.str
