@@ -1,7 +1,8 @@
 """A model server process, small SavedModels for it to serve, and a client that speaks TensorFlow Serving's protos.
 
-Everything here is black box: a command line that prints one ready line, and gRPC. Another implementation takes the
-same tests (set ``TILTYARD_TEST_MODELSERVER`` to its command, to which the flags are added).
+Everything here is black box: a command line that prints one ready line, and gRPC. Other implementations take the same
+tests: set ``TILTYARD_TEST_MODELSERVER`` to a command (the flags are added to it), or ``TILTYARD_TEST_BACKENDS`` to the
+addresses ``host:port,...`` of servers that run already, on this machine because they load the models made here.
 """
 
 from __future__ import annotations
@@ -375,8 +376,11 @@ def process() -> Iterator[Process]:
     process.close()
 
 
-@pytest.fixture(scope="session")
-def client(tfs: SimpleNamespace, process: Process) -> Iterator[Client]:
-    client = Client(tfs, process.ready())
+RUNNING = [address for address in os.environ.get("TILTYARD_TEST_BACKENDS", "").split(",") if address]
+
+
+@pytest.fixture(scope="session", params=RUNNING or ["our own"])
+def client(request: pytest.FixtureRequest, tfs: SimpleNamespace) -> Iterator[Client]:
+    client = Client(tfs, request.param if RUNNING else request.getfixturevalue("process").ready())
     yield client
     client.close()
