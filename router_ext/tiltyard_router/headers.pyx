@@ -48,7 +48,7 @@ cdef uint8_t token_of(const uint8_t *name, size_t n) noexcept nogil:
     """Runs for every field of every message: most names are decided by their length and one byte."""
     cdef uint8_t i
     cdef const ty_known *known
-    if n > 9 and name[0] == c't' and memcmp(name, b"tiltyard-", 9) == 0:
+    if n >= 9 and name[0] == c't' and memcmp(name, b"tiltyard-", 9) == 0:
         return TY_H_TILTYARD
     i = FIRST[n] if n < 24 else 0
     while i != 0:

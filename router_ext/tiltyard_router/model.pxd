@@ -111,6 +111,7 @@ cdef struct ty_stream:
     ty_stream *w_prev              # list of one wheel slot
     ty_stream *w_next
     uint32_t w_slot                # 1 + slot; 0: on no list
+    uint64_t begun_ms              # when its headers had come, by uv_now
     uint64_t deadline_ms           # by uv_now; 0: none
     uint64_t wait_ms               # when it began to wait for a connection
     size_t front_owed              # received bytes whose stream credit was not given back yet, on either side

@@ -191,8 +191,9 @@ cdef int set_deadline(ty_stream *st, uint64_t limit_us) noexcept nogil:
         if asked == 0:
             stream_fail(st, GRPC_DEADLINE_EXCEEDED, b"the deadline had passed on arrival")
             return 0
+    st.begun_ms = uv_now(&st.loop.uv)
     if us > 0 and us < MAX_TIMEOUT_US:
-        wheel_set(st, uv_now(&st.loop.uv) + <uint64_t>((us + 999) // 1000))
+        wheel_set(st, st.begun_ms + <uint64_t>((us + 999) // 1000))
     return 1
 
 
@@ -276,23 +277,24 @@ cdef void stream_request_end(ty_stream *st) noexcept nogil:
 
 cdef void route(ty_stream *st) noexcept nogil:
     cdef int status = predict_route(st)
-    cdef uint64_t now, cap
     if status != 0:
         stream_fail(st, status, NULL)
         return
     if st.pipeline.timeout_us != 0:
-        now = uv_now(&st.loop.uv)
-        cap = now + st.pipeline.timeout_us // 1000
-        if not caller_allows_less(st, cap):
-            wheel_set(st, cap)
+        wheel_set(st, pipeline_deadline(st))
     pool_send(st)
 
 
-cdef int caller_allows_less(const ty_stream *st, uint64_t cap) noexcept nogil:
-    """Whether the deadline set from grpc-timeout is the tighter one. (The default of 60 s gives way to the pipeline's.)"""
-    if headers_get(&st.request, TY_H_GRPC_TIMEOUT).p is NULL:
-        return 0
-    return st.w_slot != 0 and st.deadline_ms <= cap
+cdef uint64_t pipeline_deadline(const ty_stream *st) noexcept nogil:
+    """The pipeline's time-out takes the place of the default one, be it longer or shorter; the caller's holds beside it."""
+    cdef uint64_t deadline = uv_now(&st.loop.uv) + (st.pipeline.timeout_us + 999) // 1000
+    cdef ty_text text = headers_get(&st.request, TY_H_GRPC_TIMEOUT)
+    cdef uint64_t asked
+    if text.p is not NULL:
+        asked = st.begun_ms + <uint64_t>((timeout_us(text) + 999) // 1000)
+        if asked < deadline:
+            return asked
+    return deadline
 
 
 cdef void resume_back(ty_stream *st) noexcept nogil:

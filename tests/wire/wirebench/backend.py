@@ -218,7 +218,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close it with a TCP reset."""
-        if self._transport is not None:
+        if self._transport is not None and not self.closed:
             linger: Any = self._transport.get_extra_info("socket")
             linger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             self._transport.abort()
@@ -258,6 +258,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.backend.received_bytes += len(data)
+        if self.backend.on_connect is not None:
+            return
         if len(self._preface) < len(PREFACE):
             missing = len(PREFACE) - len(self._preface)
             self._preface += data[:missing]
@@ -390,7 +392,7 @@ class ScriptedBackend:
         settings: of its SETTINGS frame.
         window: receive window of the connection.
         credit: whether received bytes are credited back to the stream by themselves.
-        on_connect: when set it gets each new connection, and nothing is sent otherwise.
+        on_connect: when set it gets each new connection, and nothing is sent or understood otherwise.
         address: ``host:port`` to serve on.
     """
 
