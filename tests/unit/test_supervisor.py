@@ -20,7 +20,7 @@ from tiltyard.cli.main import cli
 from tiltyard.errors import ConfigError, DeadlineError, FailedPreconditionError, UnavailableError, UnsupportedError
 from tiltyard.supervisor.app import Up, UpSettings
 from tiltyard.supervisor.children import STOP_ORDER, ChildSpec, plan_children
-from tiltyard.supervisor.folder import DataFolder, open_folder
+from tiltyard.supervisor.folder import SOCKETS, DataFolder, open_folder
 from tiltyard.supervisor.ports import hold_port
 from tiltyard.supervisor.requirements import check_installed
 from tiltyard.supervisor.spawn import describe_exit, tied_to_parent
@@ -157,6 +157,15 @@ def test_sockets_go_elsewhere_when_the_path_does_not_suit_them(tmp_path: Path, n
     assert folder.sockets.stat().st_mode & 0o777 == 0o700
     folder.close()
     assert not folder.sockets.exists()
+
+
+@pytest.mark.parametrize(("longest", "inside"), [(107, True), (108, False)])
+def test_sockets_stay_inside_up_to_the_longest_path_they_may_have(tmp_path: Path, longest: int, inside: bool) -> None:
+    room = longest - len(f"{tmp_path}//run/{max(SOCKETS, key=len)}")
+    folder = hold(tmp_path / ("d" * room))
+    assert (folder.sockets.parent == folder.path) == inside
+    assert all(len(str(folder.sockets / name)) <= 107 for name in SOCKETS)
+    folder.close()
 
 
 def test_the_next_start_removes_the_sockets_of_one_that_was_killed(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -81,11 +81,10 @@ class SilentView:
     def step(self, text: str) -> None:
         """One step begins."""
 
-    @contextmanager
-    def replay(self, total: int) -> Iterator[Callable[[DemoResult], None]]:
+    def replay(self, total: int) -> AbstractContextManager[Callable[[DemoResult], None]]:
         """Show nothing while the block runs."""
         del total
-        yield lambda result: None
+        return nullcontext(lambda result: None)
 
 
 def tallies_table(result: DemoResult) -> Table:

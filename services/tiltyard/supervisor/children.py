@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tiltyard.supervisor.folder import DataFolder
+from tiltyard.supervisor.folder import SOCKETS, DataFolder
 from tiltyard.supervisor.spawn import tiltyard_command
 
 __all__ = ["STOP_ORDER", "ChildSpec", "plan_children"]
@@ -54,10 +54,7 @@ def plan_children(
         insecure_listen: ``listen`` may be an address other than loopback.
         drain_limit_s: how long calls in flight may run on after a stop signal.
     """
-    control, control_router, outcomes, outcomes_router = (
-        f"unix:{folder.sockets / name}"
-        for name in ("control.sock", "control-router.sock", "outcomes.sock", "outcomes-router.sock")
-    )
+    control, control_router, outcomes, outcomes_router = (f"unix:{folder.sockets / name}" for name in SOCKETS)
     host, _, port = model_server.rpartition(":")
     commands = {
         MODELSERVER: ["--host", host, "--port", port],

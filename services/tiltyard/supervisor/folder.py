@@ -26,9 +26,12 @@ __all__ = ["DataFolder", "open_folder"]
 
 LOCK = "up.lock"
 
+SOCKETS = ("control.sock", "control-router.sock", "outcomes.sock", "outcomes-router.sock")
+"""The sockets that will lie in ``DataFolder.sockets``."""
+
 _LOGS_KEPT = 5
 _MAX_SOCKET_PATH = 107  # of sockaddr_un, without the closing zero
-_SOCKET_NAME_ROOM = len("/control-router.sock")
+_SOCKET_NAME_ROOM = 1 + max(map(len, SOCKETS))
 # gRPC reads `unix:PATH` as a URI, in which other characters can mean something.
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9/_.-]+")
 _SHORT_PREFIX = "tiltyard-"
