@@ -99,6 +99,7 @@ def test_requests_hold_the_arrays_they_were_given() -> None:
     request = predict_message("shop/fraud", {"x": rows, "n": np.array([1, -2], np.int64)}, label="challenger")
     read = predict_pb2.PredictRequest.FromString(request.SerializeToString())
     assert (read.model_spec.name, read.model_spec.version_label) == ("shop/fraud", "challenger")
+    assert not predict_message("x", {}).model_spec.HasField("version_label")
     assert read.inputs["x"].dtype == tensor_pb2.DATA_TYPE_FLOAT
     assert [dim.size for dim in read.inputs["x"].tensor_shape.dim] == [2, 3]
     assert (np.frombuffer(read.inputs["x"].tensor_content, "<f4").reshape(2, 3) == rows).all()

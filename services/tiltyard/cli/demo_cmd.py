@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -50,6 +51,8 @@ def command(address: str | None, models: Path | None, threads: int, output: str)
     console = Console()
     view = _view(console, output)
     with contextlib.ExitStack() as stack:
+        # So that SIGTERM, too, undeploys, stops what was started and removes the temporary folder.
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, lambda *_: sys.exit(1)))
         if address is None:
             view.step("starting Tiltyard: router, control plane, outcomes, model server")
             address = stack.enter_context(own_tiltyard())

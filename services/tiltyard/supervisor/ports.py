@@ -57,7 +57,7 @@ def hold_port(address: str, *, flag: str = "--listen") -> HeldPort:
     missing: OSError | None = None
     for family, _, _, _, target in dict.fromkeys(infos):
         try:
-            sockets.append(_bind(family, (target[0], port, *target[2:])))
+            sockets.append(_bind(family, (target[0], port, *target[2:]), both=len(infos) == 1 and host == "::"))
         except OSError as error:
             if error.errno in _NO_SUCH_ADDRESS:  # as ::1 for localhost on many machines
                 missing = error
@@ -70,12 +70,12 @@ def hold_port(address: str, *, flag: str = "--listen") -> HeldPort:
     return HeldPort(sockets, f"{text}:{port}")
 
 
-def _bind(family: int, target: tuple[object, ...]) -> socket.socket:
+def _bind(family: int, target: tuple[object, ...], *, both: bool) -> socket.socket:
     one = socket.socket(family, socket.SOCK_STREAM)
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)  # as the router does
         one.bind(target)
     except BaseException:
         one.close()

@@ -252,7 +252,8 @@ def predict_message(
     """
     request = predict_pb2.PredictRequest()
     request.model_spec.name = name
-    request.model_spec.version_label = label
+    if label:  # part of a oneof: an empty label is one, too
+        request.model_spec.version_label = label
     request.model_spec.signature_name = signature
     for key, array in inputs.items():
         if array.dtype.name not in _DTYPES:
