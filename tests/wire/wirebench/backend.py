@@ -393,7 +393,7 @@ class ScriptedBackend:
         window: receive window of the connection.
         credit: whether received bytes are credited back to the stream by themselves.
         on_connect: when set it gets each new connection, and nothing is sent or understood otherwise.
-        address: ``host:port`` to serve on.
+        address: ``host:port`` or ``unix:PATH`` to serve on.
     """
 
     def __init__(
@@ -421,7 +421,7 @@ class ScriptedBackend:
         self.changed = asyncio.Condition()
         """Told after whatever came on any connection."""
         self._loop = asyncio.new_event_loop()
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.AbstractServer | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="scripted-backend", daemon=True)
 
     def __enter__(self) -> Self:
@@ -454,10 +454,22 @@ class ScriptedBackend:
         self.run(call())
 
     async def _listen(self) -> None:
+        if self.address.startswith("unix:"):
+            self._server = await self._loop.create_unix_server(lambda: Connection(self), self.address[5:])
+            return
         host, _, port = self.address.rpartition(":")
-        self._server = await self._loop.create_server(lambda: Connection(self), host.strip("[]"), int(port))
-        bound = self._server.sockets[0].getsockname()
-        self.address = f"{host}:{bound[1]}"
+        server = await self._loop.create_server(lambda: Connection(self), host.strip("[]"), int(port))
+        self.address = f"{host}:{server.sockets[0].getsockname()[1]}"
+        self._server = server
+
+    def wake(self) -> None:
+        """Let scripts look again at what they wait for."""
+
+        async def wake() -> None:
+            async with self.changed:
+                self.changed.notify_all()
+
+        self.run(wake())
 
     def listen(self) -> None:
         """Listen again, on the same port."""
