@@ -39,8 +39,11 @@ UNHURRIED = settings(deadline=None)
 STATUS = status.OWN_STATUSES
 NAME_CAP = 256
 
+WORDS = st.text(max_size=8).map(str.encode)
 TEXTS = st.one_of(
-    st.text(max_size=8).map(str.encode),
+    WORDS,
+    WORDS,
+    WORDS,
     st.text(st.characters(codec="ascii"), min_size=250, max_size=400).map(str.encode),
     st.binary(max_size=6),  # mostly no UTF-8
 )
@@ -175,7 +178,8 @@ def test_the_later_of_version_and_label_counts_and_versions_merge_until_a_label_
     name, label = sized(1, b"a"), sized(4, b"x")
     five, empty = sized(2, b"\x08\x05"), sized(2, b"")
     assert peek.scan([spec(name, five) + spec(empty)]).version == 5
-    assert peek.scan([spec(name, five) + spec(label) + spec(empty)]).version == 0
+    fresh = peek.scan([spec(name, five) + spec(label) + spec(empty)])
+    assert (fresh.version, fresh.label) == (0, None)
     both = peek.scan([spec(name, five, label)])
     assert (both.version, both.label) == (None, b"x")
     assert peek.scan([spec(name, sized(4, b""))]).label == b""
@@ -378,6 +382,9 @@ T = tensor_pb2
         (T.Tensor(dtype=T.DATA_TYPE_INT32, tensor_content=b"\xfe\xff\xff\xff"), b"-2"),
         (T.Tensor(dtype=T.DATA_TYPE_INT32, int_val=[7, 8, 9]), b"7"),
         (T.Tensor(dtype=T.DATA_TYPE_INT64), b"0"),
+        (T.Tensor(dtype=T.DATA_TYPE_INT8, int_val=[200]), b"-56"),
+        (T.Tensor(dtype=T.DATA_TYPE_INT16, int_val=[40_000]), b"-25536"),
+        (T.Tensor(dtype=T.DATA_TYPE_UINT16, int_val=[-1]), b"65535"),
         (T.Tensor(dtype=T.DATA_TYPE_INT64, tensor_content=b"\1\2\3"), "TY_ERR_KEY_SHAPE"),
         (T.Tensor(dtype=T.DATA_TYPE_FLOAT, float_val=[1.0]), "TY_ERR_KEY_DTYPE"),
         (T.Tensor(dtype=T.DATA_TYPE_BOOL, bool_val=[True]), "TY_ERR_KEY_DTYPE"),

@@ -253,6 +253,7 @@ NAN, INF = math.nan, math.inf
         (T.Tensor(dtype=T.DATA_TYPE_UINT64, uint64_val=[2**63]), 0, None, 2.0**63),
         (T.Tensor(dtype=T.DATA_TYPE_UINT8, int_val=[300]), 0, None, 44.0),
         (T.Tensor(dtype=T.DATA_TYPE_INT8, tensor_content=b"\xff"), 0, None, -1.0),
+        (T.Tensor(dtype=T.DATA_TYPE_INT16, int_val=[40_000]), 0, None, -25536.0),
         (T.Tensor(dtype=T.DATA_TYPE_HALF, half_val=[0x3C00]), 0, None, 1.0),
         (T.Tensor(dtype=T.DATA_TYPE_HALF, half_val=[0x8001]), 0, None, -(2.0**-24)),
         (T.Tensor(dtype=T.DATA_TYPE_HALF, half_val=[0x7C00]), 0, None, "nan"),
@@ -267,6 +268,31 @@ def test_values_by_example(tensor: tensor_pb2.Tensor, index: int, above: float |
     assert score.read([message], [(b"main", index, above)]) == [value]
     assert score.read(every_byte(message), [(b"main", index, above)]) == [value]
     assert same(value, expected(tensor, index, above))  # the reference of the tests above knows the rules too
+
+
+def test_values_that_come_in_several_runs() -> None:
+    def packed(*values: float) -> bytes:
+        return sized(5, struct.pack(f"<{len(values)}f", *values))
+
+    for dims, index, mean in (((6,), 0, 3.5), ((2, 3), 1, 3.5), ((3, 2), 1, 4.0), ((9,), 0, 39 / 9)):
+        head = tagged(1, 0, b"\x01") + sized(2, b"".join(sized(2, tagged(1, 0, varint(n))) for n in dims))
+        runs = [packed(1, 2), packed(), tagged(5, 5, struct.pack("<f", 3)), packed(4, 5, 6)]
+        one = sized(2, b"".join(runs) + head)
+        several = sized(2, runs[0]) + sized(2, runs[2] + head) + sized(2, runs[3])  # repeated values of an entry merge
+        for value in (one, several):
+            message = sized(1, sized(1, b"main") + value)
+            assert score.read([message], [(b"main", index, None)]) == [pytest.approx(mean)]
+
+
+def test_the_last_of_repeated_keys_of_an_entry_counts() -> None:
+    value = sized(2, floats(0.5).SerializeToString())
+    metrics: list[Metric] = [(b"main", 0, None), (b"other", 0, None)]
+    for keys, wanted in (([b"other", b"main"], [0.5, "missing"]), ([b"main", b"other"], ["missing", 0.5])):
+        for entry in (sized(1, keys[0]) + value + sized(1, keys[1]), sized(1, keys[0]) + sized(1, keys[1]) + value):
+            message = sized(1, entry) + sized(2, b"")
+            assert score.read([message], metrics) == wanted
+            assert score.read(every_byte(message), metrics) == wanted
+            assert score.read([message], metrics[:1]) == score.read(every_byte(message), metrics[:1]) == wanted[:1]
 
 
 def test_halves_of_every_bit_pattern() -> None:
