@@ -2,15 +2,21 @@
 # Build Tiltyard and install it into the environment as a wheel. Usage: install.sh VENV
 set -euo pipefail
 cd "$(dirname "$0")/.."
-venv=$1
-echo "building Tiltyard ..."
+bin=$(cd "$1/bin" && pwd)
+build=build/wheel-$(basename "$1")
 mkdir -p build
-if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-     --force-reinstall -Cbuild-dir="build/wheel-$(basename "$venv")" . > build/install.log 2>&1; then
-  cat build/install.log >&2
-  exit 1
+echo "building Tiltyard ..."
+build_wheel() {
+  # The long option: Debian 12's pip has no short one.
+  "$bin/python" -m pip install --disable-pip-version-check --verbose --no-deps --no-build-isolation \
+    --force-reinstall --config-settings=build-dir="$build" . > build/install.log 2>&1
+}
+# A build folder remembers the compiler and libraries it found; after those changed it may not build any more.
+if ! build_wheel; then
+  rm -rf "$build"
+  build_wheel || { cat build/install.log >&2; exit 1; }
 fi
-bin=$(cd "$venv/bin" && pwd)
-if ! (cd / && "$bin/python" -c 'import tiltyard_router.core' 2>/dev/null); then
-  echo "warning: built without the compiled router (tiltyard_router); build/install.log says why" >&2
+if ! (cd / && "$bin/python" -c 'import tiltyard_router.core'); then
+  why=$(grep -m 1 -o 'building without tiltyard_router.*' build/install.log || echo "see build/install.log")
+  echo "warning: built without the compiled router: $why" >&2
 fi

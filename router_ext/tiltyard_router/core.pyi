@@ -4,6 +4,8 @@ from typing import Self, final
 
 from tiltyard_router.routes import RouteTable
 
+__all__ = ["Router"]
+
 @final
 class Router:
     """Owns one proxy loop. Only ``run`` blocks; everything else may be called from any thread.
