@@ -129,6 +129,8 @@ class RawClient:
         self.settings_seen = 0
         self.closed = False
         self.aborted = False
+        self.deaf = False
+        """Whether PINGs stay unanswered."""
         self.send_window = DEFAULT_WINDOW
         self._credit = credit
         self._uncredited = 0
@@ -341,7 +343,7 @@ class RawClient:
         elif isinstance(frame, PingFrame):
             if "ACK" in frame.flags:
                 self.pongs.append(frame.opaque_data)
-            else:
+            elif not self.deaf:
                 replies += PingFrame(0, opaque_data=frame.opaque_data, flags=["ACK"]).serialize()
         elif isinstance(frame, GoAwayFrame):
             self.goaways.append((frame.last_stream_id, frame.error_code))
