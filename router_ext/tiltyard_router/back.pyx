@@ -22,8 +22,8 @@ from tiltyard_router.c_nghttp2 cimport (
 from tiltyard_router.c_uv cimport uv_now
 from tiltyard_router.conn cimport conn_credit, conn_mark, conn_send_data, conn_start
 from tiltyard_router.headers cimport (
-    TY_H_CONTENT_TYPE, TY_H_GRPC_ACCEPT_ENCODING, TY_H_GRPC_ENCODING, TY_H_OTHER, TY_H_PATH, TY_H_STATUS, TY_H_USER_AGENT,
-    header_name, header_nv, headers_add, headers_clear, headers_get, name_flags, number_write, text_nv, ty_text)
+    TY_H_CONTENT_TYPE, TY_H_GRPC_ACCEPT_ENCODING, TY_H_GRPC_ENCODING, TY_H_OTHER, TY_H_PATH, TY_H_USER_AGENT,
+    header_nv, headers_add, headers_clear, headers_get, name_flags, number_write, text_nv, ty_text)
 from tiltyard_router.model cimport (
     TY_CONN_WINDOW, TY_HDR_BYTES, TY_HDR_MAX, TY_KIND_PASS, TY_ST_DONE, TY_ST_SENT, TY_WINDOW, ty_backend, ty_conn,
     ty_endpoint, ty_header, ty_queue, ty_stream)
@@ -101,7 +101,6 @@ cdef size_t put_request(const ty_stream *st, ty_conn *c, nghttp2_nv *nva, char *
     """The caller's fields, without what belongs to one hop. Values of its own metadata stay out of HPACK's table: where
     they differ in every request each would cost a microsecond and push the others out."""
     cdef const ty_backend *to = c.endpoint.backend
-    cdef ty_text name
     cdef size_t n = 6
     cdef uint32_t i
     cdef const ty_header *field
@@ -123,8 +122,7 @@ cdef size_t put_request(const ty_stream *st, ty_conn *c, nghttp2_nv *nva, char *
             header_nv(field, &nva[n], NGHTTP2_NV_FLAG_NONE)
             n += 1
         elif field.token == TY_H_OTHER:
-            name = header_name(field)
-            header_nv(field, &nva[n], name_flags(&c.named, name.p, name.n))
+            header_nv(field, &nva[n], name_flags(&c.named, field.name, field.name_len))
             n += 1
         elif passing and (field.token == TY_H_GRPC_ENCODING or field.token == TY_H_GRPC_ACCEPT_ENCODING):
             header_nv(field, &nva[n], NGHTTP2_NV_FLAG_NONE)
@@ -224,13 +222,11 @@ cdef int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, voi
 
 
 cdef void on_headers(ty_stream *st, int end) noexcept nogil:
-    cdef ty_text status
     if st.final_head:
         if end:
             stream_answer_end(st)
         return
-    status = headers_get(&st.answer, TY_H_STATUS)
-    if status.n == 3 and status.p[0] == c'1':          # interim: the real headers follow
+    if 100 <= st.answer.status < 200:                  # interim: the real headers follow
         headers_clear(&st.answer, &st.loop.mem)
         return
     st.final_head = 1

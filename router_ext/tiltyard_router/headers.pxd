@@ -1,6 +1,6 @@
 # Header fields of one message, kept as references to nghttp2's own buffers.
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from tiltyard_router.c_nghttp2 cimport nghttp2_nv, nghttp2_rcbuf
 from tiltyard_router.mem cimport ty_mem
@@ -29,14 +29,14 @@ cdef struct ty_text:
     const char *p
     size_t n
 
-cdef void headers_init(ty_headers *h) noexcept nogil
+# `own` is room for `cap` fields that lives as long as h.
+cdef void headers_init(ty_headers *h, ty_header *own, uint32_t cap) noexcept nogil
 cdef void headers_clear(ty_headers *h, ty_mem *mem) noexcept nogil
-# Keeps a reference on both. Beyond TY_HDR_MAX fields or TY_HDR_BYTES only `overflow` is set. 0 or TY_ERR_NOMEM.
+# Keeps a reference on both, unless nobody will look at the field again: of :method and :status only is_post and status
+# are kept, of the other pseudo fields (but :path), te, content-length and tiltyard-* nothing. Beyond TY_HDR_MAX fields or TY_HDR_BYTES only `overflow` is set. 0 or TY_ERR_NOMEM.
 cdef int headers_add(ty_headers *h, ty_mem *mem, nghttp2_rcbuf *name, nghttp2_rcbuf *value) noexcept nogil
 # Value of the last field with this token; p NULL when there is none.
 cdef ty_text headers_get(const ty_headers *h, uint8_t token) noexcept nogil
-cdef ty_text header_name(const ty_header *field) noexcept nogil
-cdef ty_text header_value(const ty_header *field) noexcept nogil
 # An nv that refers to the field's own bytes; flags besides the NO_COPY ones.
 cdef void header_nv(const ty_header *field, nghttp2_nv *nv, uint8_t flags) noexcept nogil
 cdef void text_nv(nghttp2_nv *nv, const char *name, size_t name_len, const char *value, size_t value_len,

@@ -7,7 +7,7 @@ from tiltyard_router.c_nghttp2 cimport (
     nghttp2_nv, nghttp2_rcbuf, nghttp2_rcbuf_decref,
     nghttp2_rcbuf_get_buf, nghttp2_rcbuf_incref, nghttp2_vec)
 from tiltyard_router.mem cimport mem_alloc, mem_free, ty_mem
-from tiltyard_router.model cimport TY_HDR_BYTES, TY_HDR_INLINE, TY_HDR_MAX, ty_header, ty_headers
+from tiltyard_router.model cimport TY_HDR_BYTES, TY_HDR_MAX, ty_header, ty_headers
 from tiltyard_router.status cimport TY_ERR_NOMEM
 
 cdef struct ty_known:              # names of one length, told apart by one byte before they are compared
@@ -59,81 +59,95 @@ cdef uint8_t token_of(const uint8_t *name, size_t n) noexcept nogil:
     return TY_H_PSEUDO if n > 0 and name[0] == c':' else TY_H_OTHER
 
 
-cdef void headers_init(ty_headers *h) noexcept nogil:
-    h.items = h.inline_items
-    h.n = 0
-    h.cap = TY_HDR_INLINE
-    h.bytes = 0
-    h.overflow = 0
-    memset(h.at, 0, sizeof(h.at))
+cdef void headers_init(ty_headers *h, ty_header *own, uint32_t cap) noexcept nogil:
+    memset(h, 0, sizeof(ty_headers))
+    h.own = own
+    h.items = own
+    h.cap = cap
 
 
 cdef void headers_clear(ty_headers *h, ty_mem *mem) noexcept nogil:
     cdef uint32_t i
     for i in range(h.n):
-        nghttp2_rcbuf_decref(h.items[i].name)
-        nghttp2_rcbuf_decref(h.items[i].value)
-    if h.items is not h.inline_items:
+        nghttp2_rcbuf_decref(h.items[i].name_buf)
+        nghttp2_rcbuf_decref(h.items[i].value_buf)
+    if h.items is not h.own:
         mem_free(mem, h.items)
-    headers_init(h)
+        h.cap = 0                      # the room is smaller again; 0 makes the next field ask for a block
+        h.items = h.own
+    h.n = 0
+    h.bytes = 0
+    h.overflow = 0
+    h.is_post = 0
+    h.status = 0
+    memset(h.at, 0, sizeof(h.at))
+
+
+cdef int grow(ty_headers *h, ty_mem *mem) noexcept nogil:
+    cdef ty_header *more = <ty_header *>mem_alloc(mem, TY_HDR_MAX * sizeof(ty_header))
+    if more is NULL:
+        return TY_ERR_NOMEM
+    memcpy(more, h.items, h.n * sizeof(ty_header))
+    h.items = more
+    h.cap = TY_HDR_MAX
+    return 0
+
+
+cdef inline int only_marked(ty_headers *h, uint8_t token, const uint8_t *value, size_t n) noexcept nogil:
+    """Whether the field is of this hop only; keeps what is read of it."""
+    if token == TY_H_METHOD:
+        h.is_post = n == 4 and memcmp(value, b"POST", 4) == 0
+    elif token == TY_H_STATUS:
+        h.status = 0
+        if n == 3:                     # digits: nghttp2 has checked them
+            h.status = <uint16_t>((value[0] - c'0') * 100 + (value[1] - c'0') * 10 + value[2] - c'0')
+    elif not (token == TY_H_SCHEME or token == TY_H_AUTHORITY or token == TY_H_TE or token == TY_H_PSEUDO
+              or token == TY_H_CONTENT_LENGTH or token == TY_H_TILTYARD):
+        return 0
+    return 1
 
 
 cdef int headers_add(ty_headers *h, ty_mem *mem, nghttp2_rcbuf *name, nghttp2_rcbuf *value) noexcept nogil:
     cdef nghttp2_vec nv = nghttp2_rcbuf_get_buf(name)
     cdef nghttp2_vec vv = nghttp2_rcbuf_get_buf(value)
-    cdef ty_header *more
+    cdef uint8_t token = token_of(nv.base, nv.len)
     cdef ty_header *field
     if h.n == TY_HDR_MAX or h.bytes + nv.len + vv.len + 32 > TY_HDR_BYTES:
         h.overflow = 1
         return 0
-    if h.n == h.cap:
-        more = <ty_header *>mem_alloc(mem, TY_HDR_MAX * sizeof(ty_header))
-        if more is NULL:
-            return TY_ERR_NOMEM
-        memcpy(more, h.items, h.n * sizeof(ty_header))
-        h.items = more
-        h.cap = TY_HDR_MAX
+    h.bytes += <uint32_t>(nv.len + vv.len + 32)
+    if only_marked(h, token, vv.base, vv.len):
+        return 0
+    if h.n == h.cap and grow(h, mem) != 0:
+        return TY_ERR_NOMEM
     nghttp2_rcbuf_incref(name)
     nghttp2_rcbuf_incref(value)
     field = &h.items[h.n]
-    field.name = name
-    field.value = value
-    field.token = token_of(nv.base, nv.len)
+    field.name_buf = name
+    field.value_buf = value
+    field.name = <const char *>nv.base
+    field.value = <const char *>vv.base
+    field.name_len = <uint32_t>nv.len
+    field.value_len = <uint32_t>vv.len
+    field.token = token
     h.n += 1
-    h.at[field.token] = <uint8_t>h.n
-    h.bytes += <uint32_t>(nv.len + vv.len + 32)
+    h.at[token] = <uint8_t>h.n
     return 0
 
 
-cdef ty_text header_name(const ty_header *field) noexcept nogil:
-    cdef nghttp2_vec v = nghttp2_rcbuf_get_buf(<nghttp2_rcbuf *>field.name)
-    cdef ty_text t
-    t.p = <const char *>v.base
-    t.n = v.len
-    return t
-
-
-cdef ty_text header_value(const ty_header *field) noexcept nogil:
-    cdef nghttp2_vec v = nghttp2_rcbuf_get_buf(<nghttp2_rcbuf *>field.value)
-    cdef ty_text t
-    t.p = <const char *>v.base
-    t.n = v.len
-    return t
-
-
 cdef ty_text headers_get(const ty_headers *h, uint8_t token) noexcept nogil:
-    cdef ty_text none
-    if h.at[token] != 0:
-        return header_value(&h.items[h.at[token] - 1])
-    none.p = NULL
-    none.n = 0
-    return none
+    cdef ty_text text
+    cdef uint32_t i = h.at[token]
+    text.p = NULL
+    text.n = 0
+    if i != 0:
+        text.p = h.items[i - 1].value
+        text.n = h.items[i - 1].value_len
+    return text
 
 
 cdef void header_nv(const ty_header *field, nghttp2_nv *nv, uint8_t flags) noexcept nogil:
-    cdef ty_text name = header_name(field)
-    cdef ty_text value = header_value(field)
-    text_nv(nv, name.p, name.n, value.p, value.n, flags)
+    text_nv(nv, field.name, field.name_len, field.value, field.value_len, flags)
 
 
 cdef void text_nv(nghttp2_nv *nv, const char *name, size_t name_len, const char *value, size_t value_len,

@@ -29,7 +29,8 @@ cdef enum:
     TY_OUT_REF = 524288            # bytes referenced per flush round at the most
     TY_OUT_IOV = 512
     TY_COPY_BELOW = 2049           # payload pieces up to 2 KiB are copied, larger ones referenced
-    TY_HDR_INLINE = 16
+    TY_HDR_INLINE = 16             # fields of a message without an allocation
+    TY_TRAILERS_INLINE = 8
     TY_H_TOKENS = 17               # kinds of fields that headers.pxd tells apart
     TY_HDR_MAX = 128               # header fields of one message
     TY_HDR_BYTES = 16384           # and their size, by HPACK's count (name + value + 32 each)
@@ -66,18 +67,24 @@ cdef enum:                         # ty_stream.state
     TY_ST_DONE = 5                 # the answer has ended, well or not; only closing is left
 
 cdef struct ty_header:
-    nghttp2_rcbuf *name            # one reference each
-    nghttp2_rcbuf *value
+    nghttp2_rcbuf *name_buf        # one reference each
+    nghttp2_rcbuf *value_buf
+    const char *name               # in them
+    const char *value
+    uint32_t name_len
+    uint32_t value_len
     uint8_t token                  # TY_H_*
 
-cdef struct ty_headers:
-    ty_header *items               # inline_items, or owned
+cdef struct ty_headers:            # what is read or sent on; fields of one hop only leave a mark
+    ty_header *items               # own, or a block of TY_HDR_MAX that is owned
+    ty_header *own                 # where its stream has room for the first ones
     uint32_t n
     uint32_t cap
     uint32_t bytes
     uint8_t overflow               # a limit was reached; the message is refused when its headers are complete
+    uint8_t is_post                # :method is POST
+    uint16_t status                # :status; 0: none
     uint8_t at[TY_H_TOKENS]        # 1 + index of the last field with this token; 0: none
-    ty_header inline_items[TY_HDR_INLINE]
 
 cdef struct ty_seg:                # a slice of a buffer
     ty_seg *next
@@ -150,10 +157,14 @@ cdef struct ty_stream:
     ty_arm *arm                    # in routes
     ty_block *block                # in the tap
     ty_second *second
-    ty_reader reader
-    int status                     # gRPC status of our own trailers
-    char msg[TY_MSG_CAP]           # and its text, terminated
+    int status                     # gRPC status of our own trailers; its text is msg
+    # From here on nothing is cleared when a stream is made: it would cost more than the rest of it.
+    ty_reader reader               # begins when the call is routed
+    char msg[TY_MSG_CAP]           # terminated
     char receipt[TY_RECEIPT_CHARS]
+    ty_header request_room[TY_HDR_INLINE]
+    ty_header answer_room[TY_HDR_INLINE]
+    ty_header trailers_room[TY_TRAILERS_INLINE]
 
 cdef union ty_handle:
     uv_handle_t handle

@@ -11,7 +11,7 @@ from libc.string cimport memcmp, memcpy
 
 from tiltyard_router.clock cimport clock_second
 from tiltyard_router.c_uv cimport uv_now
-from tiltyard_router.headers cimport TY_H_OTHER, TY_H_USER_AGENT, header_name, header_value, ty_text
+from tiltyard_router.headers cimport TY_H_OTHER, TY_H_USER_AGENT, ty_text
 from tiltyard_router.mem cimport buf_bytes, buf_decref, buf_new, mem_alloc, mem_free, ty_buf
 from tiltyard_router.model cimport TY_MSG_CAP, ty_header, ty_loop, ty_stream
 from tiltyard_router.peek cimport (
@@ -219,23 +219,25 @@ cdef int metadata_key(const ty_stream *st, const ty_pipeline *p, uint8_t *out) n
     """The last metadata value of that name: as sent, or decoded where the name ends with -bin."""
     cdef uint32_t i = st.request.n
     cdef size_t n = p.hash_key_len
-    cdef ty_text name, value
+    cdef const ty_header *field
+    cdef ty_text value
     cdef int named_bin = n > 4 and memcmp(p.hash_key + n - 4, b"-bin", 4) == 0
     while i > 0:
         i -= 1
-        if st.request.items[i].token != TY_H_OTHER and st.request.items[i].token != TY_H_USER_AGENT:
+        field = &st.request.items[i]
+        if field.token != TY_H_OTHER and field.token != TY_H_USER_AGENT:
             continue
-        name = header_name(&st.request.items[i])
-        if name.n < n or memcmp(name.p, p.hash_key, n) != 0:
+        if field.name_len < n or memcmp(field.name, p.hash_key, n) != 0:
             continue
-        value = header_value(&st.request.items[i])
-        if name.n == n + 4 and memcmp(name.p + n, b"-bin", 4) == 0 or name.n == n and named_bin:
+        if field.name_len == n + 4 and memcmp(field.name + n, b"-bin", 4) == 0 or field.name_len == n and named_bin:
+            value.p = field.value
+            value.n = field.value_len
             return base64_key(value, out)
-        if name.n == n:
-            if value.n > TY_KEY_MAX:
+        if field.name_len == n:
+            if field.value_len > TY_KEY_MAX:
                 return TY_ERR_KEY_LONG
-            memcpy(out, value.p, value.n)
-            return <int>value.n
+            memcpy(out, field.value, field.value_len)
+            return <int>field.value_len
     return 0
 
 

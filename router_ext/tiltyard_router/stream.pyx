@@ -12,13 +12,13 @@ from tiltyard_router.c_nghttp2 cimport (
 from tiltyard_router.c_uv cimport uv_now
 from tiltyard_router.conn cimport conn_credit, conn_mark, conn_stream_credit
 from tiltyard_router.headers cimport (
-    TY_H_CONTENT_TYPE, TY_H_GRPC_STATUS, TY_H_GRPC_TIMEOUT, TY_H_METHOD, TY_H_PATH, TY_H_STATUS, headers_clear,
+    TY_H_CONTENT_TYPE, TY_H_GRPC_STATUS, TY_H_GRPC_TIMEOUT, TY_H_PATH, headers_clear,
     headers_get, headers_init, status_number, timeout_us, ty_text)
 from tiltyard_router.health cimport health_answer, health_forget, health_path
 from tiltyard_router.mem cimport mem_alloc, mem_free
 from tiltyard_router.model cimport (
-    TY_KIND_HEALTH, TY_KIND_NONE, TY_KIND_PASS, TY_KIND_PREDICT, TY_KIND_REFUSED, TY_MSG_CAP, TY_ST_ANSWERING,
-    TY_ST_BODY, TY_ST_DONE, TY_ST_HEADERS, TY_ST_SENT, TY_ST_WAITING, ty_backend, ty_conn, ty_loop, ty_queue, ty_stream)
+    TY_HDR_INLINE, TY_KIND_HEALTH, TY_KIND_NONE, TY_KIND_PASS, TY_KIND_PREDICT, TY_KIND_REFUSED, TY_MSG_CAP, TY_ST_ANSWERING,
+    TY_ST_BODY, TY_ST_DONE, TY_ST_HEADERS, TY_ST_SENT, TY_ST_WAITING, TY_TRAILERS_INLINE, ty_backend, ty_conn, ty_loop, ty_queue, ty_stream)
 from tiltyard_router.pool cimport pool_close_table, pool_forget, pool_send
 from tiltyard_router.predict cimport predict_route
 from tiltyard_router.queue cimport queue_add, queue_clear, queue_init, queue_rewind
@@ -27,8 +27,8 @@ from tiltyard_router.routes cimport routes_free
 from tiltyard_router.score cimport (
     TY_SCORED, TY_UNSCORED_ERROR, TY_UNSCORED_MALFORMED, reader_clear, reader_feed, reader_finish)
 from tiltyard_router.status cimport (
-    GRPC_CANCELLED, GRPC_DEADLINE_EXCEEDED, GRPC_INTERNAL, GRPC_INVALID_ARGUMENT, GRPC_OK, GRPC_RESOURCE_EXHAUSTED,
-    GRPC_UNAVAILABLE, GRPC_UNIMPLEMENTED, GRPC_UNKNOWN)
+    GRPC_CANCELLED, GRPC_DEADLINE_EXCEEDED, GRPC_INTERNAL, GRPC_INVALID_ARGUMENT, GRPC_OK, GRPC_PERMISSION_DENIED,
+    GRPC_RESOURCE_EXHAUSTED, GRPC_UNAUTHENTICATED, GRPC_UNAVAILABLE, GRPC_UNIMPLEMENTED, GRPC_UNKNOWN)
 from tiltyard_router.tap cimport tap_complete, ty_outcome
 from tiltyard_router.wheel cimport wheel_clear, wheel_set
 
@@ -45,13 +45,15 @@ cdef ty_stream *stream_new(ty_conn *front, int32_t id) noexcept nogil:
     cdef ty_stream *st = <ty_stream *>mem_alloc(&loop.mem, sizeof(ty_stream))
     if st is NULL:
         return NULL
-    memset(st, 0, sizeof(ty_stream))
+    memset(st, 0, <uint8_t *>&st.reader - <uint8_t *>st)
+    st.msg[0] = 0
+    st.reader.entry = NULL             # reader_clear looks at nothing else of one that never began
     st.loop = loop
     st.front = front
     st.front_id = id
-    headers_init(&st.request)
-    headers_init(&st.answer)
-    headers_init(&st.trailers)
+    headers_init(&st.request, st.request_room, TY_HDR_INLINE)
+    headers_init(&st.answer, st.answer_room, TY_HDR_INLINE)
+    headers_init(&st.trailers, st.trailers_room, TY_TRAILERS_INLINE)
     queue_init(&st.out, st, 1)
     queue_init(&st.in_, st, 0)
     st.f_next = front.streams
@@ -130,12 +132,11 @@ cdef int path_begins(ty_text path, const char *want, size_t n) noexcept nogil:
 cdef void stream_head(ty_stream *st) noexcept nogil:
     """Request headers are complete: what kind of call is it?"""
     cdef ty_text path = headers_get(&st.request, TY_H_PATH)
-    cdef ty_text method = headers_get(&st.request, TY_H_METHOD)
     cdef ty_text content = headers_get(&st.request, TY_H_CONTENT_TYPE)
     cdef uint64_t limit = st.loop.config.default_deadline_us
     if st.request.overflow:
         stream_fail(st, GRPC_RESOURCE_EXHAUSTED, b"the request's metadata is larger than 16384 bytes or 128 fields")
-    elif not path_is(method, b"POST", 4):
+    elif not st.request.is_post:
         refuse_http(st, b"405")
     elif content.n < 16 or memcmp(content.p, b"application/grpc", 16) != 0:
         refuse_http(st, b"415")
@@ -356,32 +357,30 @@ cdef void answering(ty_stream *st) noexcept nogil:
     st.out.keep = 0
 
 
-cdef int http_to_grpc(ty_text status) noexcept nogil:
+cdef int http_to_grpc(int status) noexcept nogil:
     """gRPC's http-grpc-status-mapping.md."""
-    if path_is(status, b"400", 3):
+    if status == 400:
         return GRPC_INTERNAL
-    if path_is(status, b"401", 3):
-        return 16
-    if path_is(status, b"403", 3):
-        return 7
-    if path_is(status, b"404", 3):
+    if status == 401:
+        return GRPC_UNAUTHENTICATED
+    if status == 403:
+        return GRPC_PERMISSION_DENIED
+    if status == 404:
         return GRPC_UNIMPLEMENTED
-    if (path_is(status, b"429", 3) or path_is(status, b"502", 3) or path_is(status, b"503", 3)
-            or path_is(status, b"504", 3)):
+    if status == 429 or status == 502 or status == 503 or status == 504:
         return GRPC_UNAVAILABLE
     return GRPC_UNKNOWN
 
 
 cdef void stream_answer_head(ty_stream *st, int end_stream) noexcept nogil:
-    cdef ty_text status = headers_get(&st.answer, TY_H_STATUS)
+    cdef int status = st.answer.status
     cdef ty_text content = headers_get(&st.answer, TY_H_CONTENT_TYPE)
     if st.state == TY_ST_DONE:
         return
     if st.answer.overflow:
         stream_fail(st, GRPC_RESOURCE_EXHAUSTED, b"the answer's metadata is larger than 16384 bytes or 128 fields")
-    elif not path_is(status, b"200", 3):
-        snprintf(st.msg, TY_MSG_CAP, b"the backend answered with HTTP status %.*s", <int>(status.n if status.n < 3 else 3),
-                 status.p)
+    elif status != 200:
+        snprintf(st.msg, TY_MSG_CAP, b"the backend answered with HTTP status %d", status)
         stream_fail(st, http_to_grpc(status), NULL)
     elif content.n < 16 or memcmp(content.p, b"application/grpc", 16) != 0:
         stream_fail(st, GRPC_INTERNAL, b"the backend's answer is no gRPC (content-type)")
