@@ -10,53 +10,54 @@ from tiltyard_router.mem cimport mem_alloc, mem_free, ty_mem
 from tiltyard_router.model cimport TY_HDR_BYTES, TY_HDR_MAX, ty_header, ty_headers
 from tiltyard_router.status cimport TY_ERR_NOMEM
 
-cdef struct ty_known:              # names of one length, told apart by one byte before they are compared
+cdef struct ty_known:
     const char *name
-    uint8_t at                     # position of that byte
+    size_t n
     uint8_t token
-    uint8_t next                   # 1 + index of the next name of that length
 
-cdef ty_known KNOWN[15]
-cdef uint8_t FIRST[24]             # 1 + index of the first name of this length
+cdef ty_known KNOWN[32]            # by slot_of: no two of the names below share a slot
 
 
-cdef void know(int i, const char *name, size_t n, uint8_t at, uint8_t token) noexcept nogil:
-    KNOWN[i].name = name
-    KNOWN[i].at = at
-    KNOWN[i].token = token
-    KNOWN[i].next = FIRST[n]
-    FIRST[n] = <uint8_t>(i + 1)
-
-know(0, b":path", 5, 1, TY_H_PATH)
-know(1, b":method", 7, 1, TY_H_METHOD)
-know(2, b":scheme", 7, 2, TY_H_SCHEME)
-know(3, b":status", 7, 2, TY_H_STATUS)
-know(4, b":authority", 10, 0, TY_H_AUTHORITY)
-know(5, b"te", 2, 0, TY_H_TE)
-know(6, b"user-agent", 10, 0, TY_H_USER_AGENT)
-know(7, b"content-type", 12, 0, TY_H_CONTENT_TYPE)
-know(8, b"content-length", 14, 0, TY_H_CONTENT_LENGTH)
-know(9, b"grpc-timeout", 12, 5, TY_H_GRPC_TIMEOUT)
-know(10, b"grpc-encoding", 13, 5, TY_H_GRPC_ENCODING)
-know(11, b"grpc-accept-encoding", 20, 5, TY_H_GRPC_ACCEPT_ENCODING)
-know(12, b"grpc-status", 11, 5, TY_H_GRPC_STATUS)
-know(13, b"grpc-message", 12, 5, TY_H_GRPC_MESSAGE)
-know(14, b":protocol", 9, 0, TY_H_PSEUDO)
+cdef inline uint32_t slot_of(const uint8_t *name, size_t n) noexcept nogil:
+    return <uint32_t>(n + 3 * name[n - 1] + 5 * name[n >> 1]) & 31
 
 
-cdef uint8_t token_of(const uint8_t *name, size_t n) noexcept nogil:
-    """Runs for every field of every message: most names are decided by their length and one byte."""
-    cdef uint8_t i
+cdef int know(const char *name, size_t n, uint8_t token) except -1:
+    cdef ty_known *slot = &KNOWN[slot_of(<const uint8_t *>name, n)]
+    if slot.n != 0:
+        raise AssertionError("two header names share a slot: find other factors for slot_of")
+    slot.name = name
+    slot.n = n
+    slot.token = token
+    return 0
+
+know(b":path", 5, TY_H_PATH)
+know(b":method", 7, TY_H_METHOD)
+know(b":scheme", 7, TY_H_SCHEME)
+know(b":status", 7, TY_H_STATUS)
+know(b":authority", 10, TY_H_AUTHORITY)
+know(b"te", 2, TY_H_TE)
+know(b"user-agent", 10, TY_H_USER_AGENT)
+know(b"content-type", 12, TY_H_CONTENT_TYPE)
+know(b"content-length", 14, TY_H_CONTENT_LENGTH)
+know(b"grpc-timeout", 12, TY_H_GRPC_TIMEOUT)
+know(b"grpc-encoding", 13, TY_H_GRPC_ENCODING)
+know(b"grpc-accept-encoding", 20, TY_H_GRPC_ACCEPT_ENCODING)
+know(b"grpc-status", 11, TY_H_GRPC_STATUS)
+know(b"grpc-message", 12, TY_H_GRPC_MESSAGE)
+
+
+cdef inline uint8_t token_of(const uint8_t *name, size_t n) noexcept nogil:
+    """Runs for every field of every message: one slot is looked at."""
     cdef const ty_known *known
-    if n >= 9 and name[0] == c't' and memcmp(name, b"tiltyard-", 9) == 0:
+    if n == 0:
+        return TY_H_OTHER
+    known = &KNOWN[slot_of(name, n)]
+    if known.n == n and memcmp(known.name, name, n) == 0:
+        return known.token
+    if name[0] == c't' and n >= 9 and memcmp(name, b"tiltyard-", 9) == 0:
         return TY_H_TILTYARD
-    i = FIRST[n] if n < 24 else 0
-    while i != 0:
-        known = &KNOWN[i - 1]
-        if name[known.at] == <uint8_t>known.name[known.at] and memcmp(known.name, name, n) == 0:
-            return known.token
-        i = known.next
-    return TY_H_PSEUDO if n > 0 and name[0] == c':' else TY_H_OTHER
+    return TY_H_PSEUDO if name[0] == c':' else TY_H_OTHER
 
 
 cdef void headers_init(ty_headers *h, ty_header *own, uint32_t cap) noexcept nogil:
