@@ -22,7 +22,7 @@ import numpy as np
 
 from tiltyard.api.router.v1.counters_pb2 import CounterBlock, ReportCountersRequest
 from tiltyard.api.router.v1.counters_pb2_grpc import CounterServiceStub
-from tiltyard.cells import CLOSED, Values
+from tiltyard.cells import CLOSED, Values, is_float
 from tiltyard.router.counters import SUFFIX, BlockCells, CountersError, CountersFile, Snapshot
 from tiltyard.rpc import CHANNEL_OPTIONS
 
@@ -257,14 +257,19 @@ def _differs(acked: tuple[Values, Values] | None, cells: BlockCells) -> bool:
 
 
 def counter_block(cells: BlockCells, acked: tuple[Values, Values] | None) -> CounterBlock:
-    """The cells that changed since ``acked``, or all that are not zero."""
+    """The cells that changed since ``acked``, or all that are not zero; and always the sums.
+
+    A count only grows, so one that equals the acknowledged value was never sent as anything else since. A sum may fall
+    back to that value, or to zero, after a report in between that the service took in and whose answer was lost.
+    """
+    sums = is_float(len(cells.key.metrics))
     numbers = []
     values = []
     for offset, now, before in (
         (0, cells.live, acked[0] if acked else None),
         (CLOSED, cells.closed, acked[1] if acked else None),
     ):
-        (changed,) = np.nonzero(now if before is None else now != before)
+        (changed,) = np.nonzero(sums | (now != (0 if before is None else before)))
         numbers.append(changed + offset)
         values.append(now[changed])
     key = cells.key

@@ -45,12 +45,14 @@ class ReportCountersRequest(_message.Message):
     seconds still open is lost to the verdict.
     """
     base_sequence: _builtins.int
-    """Sequence of the last acknowledged report, on which `blocks` builds; 0: `blocks` holds all cells that are not zero."""
+    """Sequence of the last acknowledged report, on which `blocks` builds; 0: `blocks` holds all counts that are not zero."""
     uncounted: _builtins.int
     """Requests of this boot that had no room in the counters file and are in no block."""
     @_builtins.property
     def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___CounterBlock]:
-        """Blocks with the cells that changed since the last acknowledged report, or all cells."""
+        """Blocks with the cells that changed since the last acknowledged report, or all cells. Sums are in every block: one
+        may fall back to the acknowledged value after a report whose answer was lost.
+        """
 
     def __init__(
         self,
