@@ -5,6 +5,19 @@ from libc.string cimport memcpy, memset
 
 from tiltyard_router.c_sys cimport log2_up
 
+cdef extern from * nogil:
+    """
+    #ifdef __SANITIZE_ADDRESS__
+    #define KEEP_PER_CLASS 0u      /* a block that is handed out again would hide that it is used after its end */
+    #define KEEP_READ_BUFS 0u
+    #else
+    #define KEEP_PER_CLASS 4096u
+    #define KEEP_READ_BUFS 64u
+    #endif
+    """
+    const uint32_t KEEP_PER_CLASS  # blocks kept for reuse in each class; more goes back to malloc
+    const uint32_t KEEP_READ_BUFS
+
 cdef struct ty_free:
     ty_free *next
 
@@ -15,8 +28,6 @@ cdef struct ty_head:               # in front of every block, so that free needs
 
 cdef enum:
     SMALLEST = 64
-    KEEP_PER_CLASS = 4096          # blocks kept for reuse in each class; more goes back to malloc
-    KEEP_READ_BUFS = 64
 
 
 cdef inline uint32_t class_of(size_t n) noexcept nogil:

@@ -1,11 +1,13 @@
 """Damaged bytes from both sides: the router answers or closes, and a good client beside it keeps working.
 
 A real process takes it, so that a crash is a crash. Each case has its own seed, which a failure shows.
+TILTYARD_MUTATIONS_S=600 makes more of them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 import time
@@ -49,7 +51,7 @@ from wirebench.wires import PREFACE, SLOW, Header, headers_frames
 pytest.importorskip("tiltyard_router.core", exc_type=ImportError)
 pytestmark = pytest.mark.router
 
-SECONDS = 4.0
+SECONDS = float(os.environ.get("TILTYARD_MUTATIONS_S", "4"))
 """How long each of these tests goes on making cases; at least MIN_CASES are made."""
 MIN_CASES = 60
 SEEDS = 100_000
