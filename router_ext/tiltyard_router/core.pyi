@@ -20,6 +20,7 @@ class Router:
         connect_timeout_s: how long a connection to a backend may take.
         default_deadline_s: longest a call may take when its pipeline says nothing.
         max_message_bytes: largest request or answer, without gRPC's 5-byte prefix.
+        max_buffered_bytes: of all requests and answers at once; calls that would go beyond it fail.
         max_counter_bytes: largest counters file.
 
     Raises:
@@ -39,6 +40,7 @@ class Router:
         connect_timeout_s: float = 1.0,
         default_deadline_s: float = 60.0,
         max_message_bytes: int = 67_108_864,
+        max_buffered_bytes: int = 1_073_741_824,
         max_counter_bytes: int = 268_435_456,
     ) -> Self: ...
     def run(self) -> None:

@@ -30,7 +30,8 @@ cdef class Router:
 
     def __cinit__(self, *, list listen_fds, bytes boot_id, counters_path=None, control=None, outcomes=None,
                   double drain_limit_s=30.0, double connect_timeout_s=1.0, double default_deadline_s=60.0,
-                  uint64_t max_message_bytes=67_108_864, size_t max_counter_bytes=268_435_456):
+                  uint64_t max_message_bytes=67_108_864, uint64_t max_buffered_bytes=1_073_741_824,
+                  size_t max_counter_bytes=268_435_456):
         cdef ty_config config
         cdef int err = 0
         cdef bytes path = None if counters_path is None else counters_path.encode()
@@ -43,8 +44,7 @@ cdef class Router:
         config.connect_timeout_ms = <uint64_t>(connect_timeout_s * 1000)
         config.default_deadline_us = <uint64_t>(default_deadline_s * 1_000_000)
         config.max_message_bytes = max_message_bytes
-        # A gigabyte of requests at once, or eight of the largest: beyond it new ones are refused, not queued.
-        config.max_buffered_bytes = max(<uint64_t>1 << 30, 8 * max_message_bytes)
+        config.max_buffered_bytes = max_buffered_bytes
         self._loop = loop_new(&config, boot_id, c_path, max_counter_bytes, &err)
         if self._loop is NULL:
             check(err, f"counters file {counters_path}")

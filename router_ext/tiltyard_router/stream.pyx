@@ -216,18 +216,30 @@ cdef void stream_data(ty_stream *st, const uint8_t *data, size_t n) noexcept nog
     if st.state == TY_ST_DONE:
         conn_stream_credit(front, st.front_id, &st.front_owed, n)
     elif st.kind == TY_KIND_PASS:
-        if queue_add(&st.out, data, n) != 0:
-            stream_fail(st, GRPC_RESOURCE_EXHAUSTED, b"out of memory")
-        else:
+        if hold(&st.out, data, n):
             resume_back(st)
     else:
         conn_stream_credit(front, st.front_id, &st.front_owed, n)
         gather(st, data, n)
 
 
+cdef int hold(ty_queue *q, const uint8_t *data, size_t n) noexcept nogil:
+    """Keep bytes until the other side takes them. 0 when the call was ended over it.
+
+    The windows bound what one stream can have here; what all of them together can is bounded here.
+    """
+    cdef ty_loop *loop = q.stream.loop
+    if loop.buffered + n > loop.config.max_buffered_bytes:
+        stream_fail(q.stream, GRPC_RESOURCE_EXHAUSTED, b"the router's buffers are full; try again later")
+        return 0
+    if queue_add(q, data, n) != 0:
+        stream_fail(q.stream, GRPC_RESOURCE_EXHAUSTED, b"out of memory")
+        return 0
+    return 1
+
+
 cdef void gather(ty_stream *st, const uint8_t *data, size_t n) noexcept nogil:
     """Collect the one message of a unary request, with its prefix; check sizes before a byte is kept."""
-    cdef ty_loop *loop = st.loop
     cdef size_t k = 0
     while k < n and st.prefix_len < 5:
         st.prefix[st.prefix_len] = data[k]
@@ -241,10 +253,8 @@ cdef void gather(ty_stream *st, const uint8_t *data, size_t n) noexcept nogil:
     st.msg_got += n - k
     if st.prefix_len == 5 and st.msg_got > st.msg_len:
         stream_fail(st, GRPC_INVALID_ARGUMENT, b"the request holds more than one message")
-    elif loop.buffered + n > loop.config.max_buffered_bytes:
-        stream_fail(st, GRPC_RESOURCE_EXHAUSTED, b"the router's buffers are full; try again later")
-    elif queue_add(&st.out, data, n) != 0:
-        stream_fail(st, GRPC_RESOURCE_EXHAUSTED, b"out of memory")
+    else:
+        hold(&st.out, data, n)
 
 
 cdef int prefix_ok(ty_stream *st) noexcept nogil:
@@ -423,10 +433,8 @@ cdef void stream_answer_data(ty_stream *st, const uint8_t *data, size_t n) noexc
         return
     if st.kind == TY_KIND_PREDICT and not follow(st, data, n):
         return
-    if queue_add(&st.in_, data, n) != 0:
-        stream_fail(st, GRPC_RESOURCE_EXHAUSTED, b"out of memory")
-        return
-    reply_resume(st)
+    if hold(&st.in_, data, n):
+        reply_resume(st)
 
 
 cdef int follow(ty_stream *st, const uint8_t *data, size_t n) noexcept nogil:

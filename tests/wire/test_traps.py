@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame, SettingsFrame
+from hyperframe.frame import DataFrame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame
 from tiltyard.api.tfs.v1 import predict_pb2
 from tiltyard.router.spec import MetricSpec
 from wirebench.backend import Call, Connection, Script, ScriptedBackend, echo, replies, silence
@@ -256,6 +256,33 @@ def test_trap_05_a_fast_client_is_stopped_by_a_slow_service() -> None:
         assert MIB < sent <= 2 * MIB
         assert router.stats()["buffered_bytes"] == sent - MIB
         client.cancel(stream)
+
+
+def test_trap_05_what_all_calls_hold_together_is_bounded() -> None:
+    """Requests that are gathered, requests that pass through and answers draw on one account."""
+    full = (RESOURCE_EXHAUSTED, "the router's buffers are full; try again later")
+    with (
+        ScriptedBackend(replies(padded(answer(), MIB // 2))) as backend,
+        ScriptedBackend(silence, credit=False, settings={SettingsFrame.INITIAL_WINDOW_SIZE: 0}) as service,
+        CoreRouter(pipeline(arm("a", backend.address)), outcomes=service.address, max_buffered_bytes=2 * MIB) as router,
+        RawClient(router.address) as client,
+    ):
+        gathered = client.open()
+        client.data(gathered, grpc_frame(padded(request(), MIB))[:-1])
+        passing = client.open(STREAM)
+        client.data(passing, bytes(MIB - 20_000))
+        client.ping()
+        assert router.stats()["buffered_bytes"] > 2 * MIB - 30_000
+        for more in (client.start(padded(request(), 50_000)), client.start(bytes(50_000), path=STREAM)):
+            got = client.finish(more)
+            assert (got.status, got.message) == full
+        got = client.call(request())  # fits in, and its answer does not
+        assert (got.status, got.message) == full
+        assert not client.streams[gathered].ended
+        assert not client.streams[passing].ended
+        client.cancel(passing)
+        client.data(gathered, b"\0", end=True)
+        assert client.finish(gathered).status == OK
 
 
 def test_trap_05_padding_and_late_data_give_their_credit_back() -> None:
@@ -706,3 +733,22 @@ def test_headers_without_end_or_for_a_used_stream_end_the_connection() -> None:
             client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             client.wait_closed()
         assert good.call(request()).status == OK
+
+
+def test_a_client_that_asks_for_more_than_it_reads_is_shown_the_door() -> None:
+    """Every PING and SETTINGS wants an answer; who does not take them cannot make the router keep them all."""
+    for frame in (PingFrame(0, opaque_data=b"12345678"), SettingsFrame(0, settings={})):
+        with one_arm() as (_, router, good), RawClient(router.address, receive_buffer=1 << 12) as client:
+            batch = frame.serialize() * 1_000
+            client.socket.settimeout(2.0)
+            for _ in range(5_000):
+                try:
+                    client.send(batch)
+                except TimeoutError:  # the router has stopped reading: that is a bound, too
+                    break
+                if client.closed:
+                    break
+            else:
+                raise AssertionError("five million frames taken, and nothing said")
+            assert router.stats()["memory_bytes"] < 4 * MIB
+            assert good.call(request()).status == OK
