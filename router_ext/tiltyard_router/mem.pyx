@@ -38,28 +38,26 @@ cdef inline uint32_t class_of(size_t n) noexcept nogil:
 cdef void *mem_alloc(ty_mem *mem, size_t n) noexcept nogil:
     cdef size_t want = n + sizeof(ty_head)
     cdef uint32_t k
-    cdef ty_head *head
     cdef ty_free *block
     if want > (SMALLEST << (TY_CLASSES - 1)):
-        head = <ty_head *>malloc(want)
-        if head is NULL:
-            return NULL
-        head.klass = TY_CLASSES
-        head.size = want
-    else:
-        k = class_of(want)
-        block = mem.lists[k]
-        if block is not NULL:
-            mem.lists[k] = block.next
-            mem.depth[k] -= 1
-            head = <ty_head *>block
-        else:
-            head = <ty_head *>malloc(<size_t>SMALLEST << k)
-            if head is NULL:
-                return NULL
-        head.klass = k
-        head.size = <size_t>SMALLEST << k
-    mem.live_bytes += head.size
+        return fresh_block(mem, want, TY_CLASSES)
+    k = class_of(want)
+    block = mem.lists[k]
+    if block is NULL:
+        return fresh_block(mem, <size_t>SMALLEST << k, k)
+    mem.lists[k] = block.next          # it lies behind the head, which still says what the block is
+    mem.depth[k] -= 1
+    mem.live_bytes += <size_t>SMALLEST << k
+    return block
+
+
+cdef void *fresh_block(ty_mem *mem, size_t size, uint32_t k) noexcept nogil:
+    cdef ty_head *head = <ty_head *>malloc(size)
+    if head is NULL:
+        return NULL
+    head.klass = k
+    head.size = size
+    mem.live_bytes += size
     return <uint8_t *>head + sizeof(ty_head)
 
 
@@ -75,7 +73,7 @@ cdef void mem_free(ty_mem *mem, void *p) noexcept nogil:
     if k >= TY_CLASSES or mem.depth[k] >= KEEP_PER_CLASS:
         free(head)
         return
-    block = <ty_free *>head
+    block = <ty_free *>p
     block.next = mem.lists[k]
     mem.lists[k] = block
     mem.depth[k] += 1
@@ -134,7 +132,7 @@ cdef void mem_clear(ty_mem *mem) noexcept nogil:
         while mem.lists[k] is not NULL:
             block = mem.lists[k]
             mem.lists[k] = block.next
-            free(block)
+            free(<uint8_t *>block - sizeof(ty_head))
         mem.depth[k] = 0
     while mem.read_bufs is not NULL:
         block = mem.read_bufs
