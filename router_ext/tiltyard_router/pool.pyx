@@ -357,16 +357,21 @@ cdef ty_conn *room_on(ty_endpoint *ep) noexcept nogil:
     return best
 
 
-cdef ty_endpoint *least_loaded(ty_backend *b, ty_endpoint *best) noexcept nogil:
-    """The better of `best` and the least loaded endpoint of b that has room."""
-    cdef uint32_t i, k
+cdef ty_conn *least_loaded(ty_backend *b, ty_conn *best) noexcept nogil:
+    """The better of `best` and the least loaded connection with room to the least loaded endpoint of b."""
+    cdef uint32_t i, k = 0
     cdef ty_endpoint *ep
+    cdef ty_conn *c
     b.turn += 1
     for i in range(b.n_endpoints):
-        k = (b.turn + i) % b.n_endpoints
+        if b.n_endpoints > 1:
+            k = (b.turn + i) % b.n_endpoints
         ep = b.endpoints[k]
-        if not ep.down and (best is NULL or ep.in_flight < best.in_flight) and room_on(ep) is not NULL:
-            best = ep
+        if ep.down or best is not NULL and ep.in_flight >= best.endpoint.in_flight:
+            continue
+        c = room_on(ep)
+        if c is not NULL:
+            best = c
     return best
 
 
@@ -383,26 +388,39 @@ cdef void dial_more(ty_backend *b) noexcept nogil:
         i += 1
 
 
+cdef inline ty_backend *backend_of(const ty_stream *st, uint32_t i) noexcept nogil:
+    """The i-th backend of the call's arm, counted from where its round robin stands."""
+    if st.kind != TY_KIND_PREDICT:
+        return st.pass_to
+    if st.arm.n_backends == 1:
+        return <ty_backend *>st.routes.pools[st.arm.backends[0]]
+    return <ty_backend *>st.routes.pools[st.arm.backends[(st.arm.next_backend + i) % st.arm.n_backends]]
+
+
 cdef void pool_send(ty_stream *st) noexcept nogil:
-    cdef ty_backend *b
-    cdef ty_backend *wait_on = NULL
-    cdef ty_endpoint *best = NULL
-    cdef uint32_t i, n = 1, k
+    cdef ty_conn *best = NULL
+    cdef uint32_t i, n = 1
     if st.kind == TY_KIND_PREDICT:
         n = st.arm.n_backends
         st.arm.next_backend += 1
     for i in range(n):
-        if st.kind == TY_KIND_PREDICT:
-            k = st.arm.backends[(st.arm.next_backend + i) % n]
-            b = <ty_backend *>st.routes.pools[k]
-        else:
-            b = st.pass_to
-        best = least_loaded(b, best)
+        best = least_loaded(backend_of(st, i), best)
+    if best is not NULL:
+        send_on(best, st)
+    else:
+        wait_or_fail(st, n)
+
+
+cdef void wait_or_fail(ty_stream *st, uint32_t n) noexcept nogil:
+    """None of its n backends has room now: it waits for the one where the fewest wait."""
+    cdef ty_backend *b
+    cdef ty_backend *wait_on = NULL
+    cdef uint32_t i
+    for i in range(n):
+        b = backend_of(st, i)
         if not all_down(b) and (wait_on is NULL or b.n_waiting < wait_on.n_waiting):
             wait_on = b
-    if best is not NULL:
-        send_on(room_on(best), st)
-    elif wait_on is NULL:
+    if wait_on is NULL:
         st.loop.hooks.stream_failed(st, GRPC_UNAVAILABLE, b"no backend of this arm can be reached")
     elif wait_on.n_waiting >= TY_WAITING_MAX:
         st.loop.hooks.stream_failed(st, GRPC_RESOURCE_EXHAUSTED, b"too many calls wait for a connection to the backend")
