@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$(cd "$1/bin" && pwd)
+export PATH="$bin:$PATH"  # meson finds ninja, cython and itself by it
 build=build/wheel-$(basename "$1")
 mkdir -p build
 echo "building Tiltyard ..."
@@ -16,7 +17,7 @@ if ! build_wheel; then
   rm -rf "$build"
   build_wheel || { cat build/install.log >&2; exit 1; }
 fi
-if ! (cd / && "$bin/python" -c 'import tiltyard_router.core'); then
-  why=$(grep -m 1 -o 'building without tiltyard_router.*' build/install.log || echo "see build/install.log")
-  echo "warning: built without the compiled router: $why" >&2
+if ! failure=$(cd / && "$bin/python" -c 'import tiltyard_router.core' 2>&1); then
+  why=$(grep -m 1 -o 'building without tiltyard_router.*' build/install.log || printf '%s\n' "$failure")
+  echo "warning: no compiled router: $why" >&2
 fi

@@ -75,6 +75,10 @@ def test_the_build_goes_on_without_the_router_and_says_so(
     loaded = python("-c", "import tiltyard; tiltyard.Client; print(tiltyard.__file__)")
     assert loaded.stdout.strip() == str(site / "tiltyard" / "__init__.py"), loaded.stderr
     assert python("-m", "tiltyard", "--help").returncode == 0
+    router = python("-m", "tiltyard", "router", "--routes", "routes.yaml")
+    assert router.returncode == 1
+    assert router.stderr.startswith("tiltyard: this installation has no compiled router (tiltyard_router)")
+    assert len(router.stderr.splitlines()) == 1
 
 
 def test_the_router_can_be_switched_off(tmp_path: Path) -> None:

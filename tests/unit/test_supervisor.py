@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from click import Command
 from tiltyard.cli.main import cli
+from tiltyard.cli.main import main as cli_main
 from tiltyard.errors import ConfigError, DeadlineError, FailedPreconditionError, UnavailableError, UnsupportedError
 from tiltyard.supervisor.app import Up, UpSettings
 from tiltyard.supervisor.children import STOP_ORDER, ChildSpec, plan_children
@@ -206,6 +207,36 @@ def test_what_is_missing_is_named_with_the_extra_that_brings_it() -> None:
         check_installed(lambda module: module == "tiltyard_router.core")
     with pytest.raises(UnsupportedError, match=r"no compiled router.*libnghttp2-dev"):
         check_installed(lambda module: module != "tiltyard_router.core")
+
+
+@pytest.mark.parametrize(
+    ("module", "advice"),
+    [
+        ("yaml", "this installation lacks yaml; run: pip install 'tiltyard[server]'"),
+        ("sqlalchemy.ext.asyncio", "this installation lacks sqlalchemy; run: pip install 'tiltyard[server]'"),
+        ("tensorflow", "this installation lacks tensorflow; run: pip install 'tiltyard[serve]'"),
+        ("tiltyard_router.core", "this installation has no compiled router"),
+    ],
+)
+def test_a_command_that_lacks_a_part_says_what_to_install(
+    module: str, advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacking(**given: str) -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr("tiltyard.cli.main.cli", lacking)
+    with pytest.raises(SystemExit, match="^1$"):
+        cli_main()
+    assert capsys.readouterr().err.startswith(f"tiltyard: {advice}")
+
+
+def test_a_missing_module_of_our_own_is_no_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(**given: str) -> None:
+        raise ModuleNotFoundError("No module named 'tiltyard.nothing'", name="tiltyard.nothing")
+
+    monkeypatch.setattr("tiltyard.cli.main.cli", broken)
+    with pytest.raises(ModuleNotFoundError):
+        cli_main()
 
 
 def test_every_child_knows_the_flags_it_is_given(tmp_path: Path) -> None:

@@ -67,6 +67,14 @@ def main() -> None:
     except TiltyardError as error:
         click.echo(f"tiltyard: {error.message}", err=True)
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        from tiltyard.supervisor.requirements import what_to_install
+
+        advice = what_to_install(error.name or "")
+        if advice is None:
+            raise
+        click.echo(f"tiltyard: {advice}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":
