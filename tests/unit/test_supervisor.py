@@ -225,7 +225,7 @@ def test_a_command_that_lacks_a_part_says_what_to_install(
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
     monkeypatch.setattr("tiltyard.cli.main.cli", lacking)
-    with pytest.raises(SystemExit, match="^1$"):
+    with pytest.raises(SystemExit, match=r"^1$"):
         cli_main()
     assert capsys.readouterr().err.startswith(f"tiltyard: {advice}")
 
