@@ -13,9 +13,10 @@ mkdir -p build
 rm -rf "$root" "$reports"
 mkdir "$reports"
 
+# Any warning of the compiler ends it, here and not where somebody builds with another one.
 # The linker may not insist on resolving the sanitizers' symbols: their libraries are preloaded (b_lundef).
 configure() {
-  meson setup "$build" -Dbuildtype=debug -Dc_args=-g1 -Db_sanitize=address,undefined -Db_lundef=false \
+  meson setup "$build" -Dbuildtype=debug -Dc_args="-g1 -Werror" -Db_sanitize=address,undefined -Db_lundef=false \
     -Drouter=enabled > build/asan-setup.log 2>&1
 }
 if [ ! -e "$build/build.ninja" ]; then configure || { cat build/asan-setup.log >&2; exit 1; }; fi

@@ -126,7 +126,7 @@ cdef void mem_init(ty_mem *mem) noexcept nogil:
 
 cdef void mem_clear(ty_mem *mem) noexcept nogil:
     """Give the spare blocks back. Blocks still handed out stay their owners'."""
-    cdef uint32_t k
+    cdef int k
     cdef ty_free *block
     for k in range(TY_CLASSES):
         while mem.lists[k] is not NULL:

@@ -168,8 +168,8 @@ cdef int rewrite(ty_stream *st, const ty_spec *spec) noexcept nogil:
     """A new head (gRPC prefix and model_spec) in front of the untouched rest. 0 or a gRPC status."""
     cdef ty_loop *loop = st.loop
     cdef ty_arm *arm = st.arm
-    cdef ty_buf *head
-    cdef size_t n, cap = HEAD_INLINE
+    cdef ty_buf *head = NULL
+    cdef size_t n = 0, cap = HEAD_INLINE
     cdef uint64_t length
     cdef uint32_t i
     cdef uint8_t *p
