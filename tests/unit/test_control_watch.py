@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,47 @@ async def test_a_router_that_comes_back_replaces_its_older_stream(hub: RouteHub,
         assert await old.read() is END
     await new.write(says("r1", 1))
     assert await hub.wait_taken(1, 5) == []
+
+
+@pytest.mark.parametrize("how", ["cancel", "close", "replaced"])
+async def test_no_session_outlives_its_stream(hub: RouteHub, how: str) -> None:
+    rng = random.Random(7)
+    server = create_server()
+    routes_pb2_grpc.add_RouteServiceServicer_to_server(RouteServicer(hub), server)
+    address = bind(server, "127.0.0.1:0")
+    await server.start()
+    hub.publish(snapshot(1))
+    for number in range(200):
+        channel = open_channel(address)
+        stub = routes_pb2_grpc.RouteServiceStub(channel)
+        call: Any = stub.WatchRoutes()
+        await call.write(says(f"r{number}"))
+        assert await read(call) == 1
+        if how == "cancel":
+            call.cancel()
+        elif how == "replaced":
+            newer: Any = stub.WatchRoutes()
+            await newer.write(says(f"r{number}"))
+            await asyncio.sleep(rng.random() * 0.004)  # the end of both falls into each moment of the change
+        await channel.close()
+    try:
+        await eventually(lambda: hub.routers == (), 3)
+        assert await hub.wait_taken(2, 0.05) == []
+    finally:
+        await server.stop(None)
+
+
+async def test_a_stream_that_must_end_is_not_waited_for(hub: RouteHub) -> None:
+    hub.publish(snapshot(1))
+    hub.join("r1")  # its stream hangs: nobody takes what it sends
+    waiting = asyncio.create_task(hub.wait_taken(1, 5))
+    await asyncio.sleep(0.01)
+    hub.answer(hub.join("r1"), 1, "")
+    async with asyncio.timeout(1):
+        assert await waiting == []
+    assert hub.routers == ("r1",)
+    hub.close()
+    assert await hub.wait_taken(2, 0.05) == []
 
 
 async def test_before_the_first_snapshot_a_router_just_waits(hub: RouteHub, stub: Any) -> None:

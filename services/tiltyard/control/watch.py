@@ -33,7 +33,7 @@ class RouteHub:
     def __init__(self) -> None:
         self._snapshot: routes_pb2.RouteSnapshot | None = None
         self._sessions: set[_Session] = set()
-        self._answers = asyncio.Condition()
+        self._changed = asyncio.Event()  # an answer came, or a router went
         self._closed = False
 
     @property
@@ -55,10 +55,12 @@ class RouteHub:
             One sentence for each router that refused it or did not answer in time.
         """
         with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s), self._answers:
-                await self._answers.wait_for(lambda: all(s.answered >= revision for s in self._sessions))
+            async with asyncio.timeout(timeout_s):
+                while any(session.answered < revision for session in self._open()):
+                    self._changed.clear()
+                    await self._changed.wait()
         troubles = []
-        for session in sorted(self._sessions, key=lambda session: session.router):
+        for session in sorted(self._open(), key=lambda session: session.router):
             if session.answered < revision:
                 troubles.append(f"Router {session.router!r} has not taken the new routes after {timeout_s:g} s.")
             elif session.error:
@@ -72,12 +74,13 @@ class RouteHub:
             session.closed = True
             session.news.set()
 
-    async def join(self, router: str) -> _Session:
+    def _open(self) -> list[_Session]:
+        return [session for session in self._sessions if not session.closed]
+
+    def join(self, router: str) -> _Session:
         """A router came; an older stream of the same router is ended."""
-        for other in self._sessions:
-            if other.router == router:
-                other.closed = True
-                other.news.set()
+        for other in [other for other in self._sessions if other.router == router]:
+            self.leave(other)
         session = _Session(router)
         session.closed = self._closed
         session.news.set()
@@ -85,21 +88,25 @@ class RouteHub:
         log.info("router connected", extra={"router": router})
         return session
 
-    async def leave(self, session: _Session) -> None:
-        """A router went; nobody waits for it any more."""
-        self._sessions.discard(session)
-        log.info("router disconnected", extra={"router": session.router})
-        async with self._answers:
-            self._answers.notify_all()
+    def leave(self, session: _Session) -> None:
+        """A router went, or its stream must end; nobody waits for it any more. May be called again.
 
-    async def answer(self, session: _Session, revision: int, error: str) -> None:
+        Waits for nothing: it is called while the call is being cancelled, where any ``await`` may be the last.
+        """
+        session.closed = True
+        session.news.set()
+        if session in self._sessions:
+            self._sessions.remove(session)
+            log.info("router disconnected", extra={"router": session.router})
+        self._changed.set()
+
+    def answer(self, session: _Session, revision: int, error: str) -> None:
         """A router took a revision, or refused it and says why."""
         if revision >= session.answered:
             session.answered, session.error = revision, error
         if error:
             log.error("router refused routes: %s", error, extra={"router": session.router, "revision": revision})
-        async with self._answers:
-            self._answers.notify_all()
+        self._changed.set()
 
     async def snapshots(self, session: _Session) -> AsyncIterator[routes_pb2.RouteSnapshot]:
         """The snapshot in force, and the newest one after each change; ends when the session is closed."""
@@ -132,21 +139,20 @@ class RouteServicer(routes_pb2_grpc.RouteServiceServicer):
             raise DeadlineError(f"no hello within {_HELLO_S:g} s; a router says its name first") from None
         if hello is None or not hello.router:
             raise InvalidArgumentError("the first message must be a hello with the router's name")
-        session = await self._hub.join(hello.router)
+        session = self._hub.join(hello.router)
         reader = asyncio.create_task(self._read(requests, session))
         try:
             async for snapshot in self._hub.snapshots(session):
                 yield routes_pb2.WatchRoutesResponse(snapshot=snapshot)
         finally:
+            self._hub.leave(session)  # first: what waits may be cancelled
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
-            await self._hub.leave(session)
 
     async def _read(self, requests: AsyncIterator[routes_pb2.WatchRoutesRequest], session: _Session) -> None:
         try:
             async for message in requests:
                 if message.revision:
-                    await self._hub.answer(session, message.revision, message.error)
-        finally:  # the router has said its last word: end the stream
-            session.closed = True
-            session.news.set()
+                    self._hub.answer(session, message.revision, message.error)
+        finally:  # the router has said its last word: end the stream, even if its other half hangs in a write
+            self._hub.leave(session)
