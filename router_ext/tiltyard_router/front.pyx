@@ -23,8 +23,8 @@ from tiltyard_router.c_uv cimport uv_accept, uv_now, uv_stream_t, uv_tcp_nodelay
 from tiltyard_router.conn cimport conn_close, conn_credit, conn_mark, conn_new, conn_send_data, conn_start
 from tiltyard_router.headers cimport headers_add
 from tiltyard_router.model cimport (
-    TY_CONN_WINDOW, TY_FRONT, TY_FRONT_STREAMS, TY_HDR_BYTES, TY_WINDOW, ty_conn, ty_loop, ty_stream)
-from tiltyard_router.status cimport GRPC_UNAVAILABLE, TY_ERR_NOMEM
+    TY_CONN_WINDOW, TY_FRONT, TY_FRONT_STREAMS, TY_HDR_BYTES, TY_STALL_MS, TY_WINDOW, ty_conn, ty_loop, ty_stream)
+from tiltyard_router.status cimport GRPC_UNAVAILABLE, TY_ERR_NOMEM, TY_ERR_TIMEOUT
 from tiltyard_router.stream cimport (
     stream_data, stream_fail, stream_front_closed, stream_head, stream_new, stream_request_end)
 
@@ -74,11 +74,11 @@ cdef int start_session(ty_conn *c) noexcept nogil:
     return rv
 
 
-cdef void front_accept(ty_loop *loop, uv_stream_t *server) noexcept nogil:
+cdef int front_accept(ty_loop *loop, uv_stream_t *server) noexcept nogil:
     cdef ty_conn *c = conn_new(loop, TY_FRONT, 0)
     cdef int rv
     if c is NULL:
-        return                         # memory; the client waits in the backlog
+        return TY_ERR_NOMEM
     loop.n_fronts += 1
     c.next = loop.fronts
     if c.next is not NULL:
@@ -92,10 +92,11 @@ cdef void front_accept(ty_loop *loop, uv_stream_t *server) noexcept nogil:
         rv = conn_start(c)
     if rv != 0:
         conn_close(c, rv)
-        return
+        return 0
     if loop.draining:
         say_goodbye(c)
     conn_mark(c)
+    return 0
 
 
 cdef void front_gone(ty_conn *c, int rv) noexcept nogil:
@@ -225,13 +226,15 @@ cdef void front_drain_all(ty_loop *loop) noexcept nogil:
 
 cdef void front_tick(ty_loop *loop) noexcept nogil:
     cdef ty_conn *c = loop.fronts
+    cdef ty_conn *after
     cdef uint64_t now = uv_now(&loop.uv)
-    if not loop.draining:
-        return
     while c is not NULL:
-        if c.goaway_sent == 1 and now >= c.goaway_final_ms:
+        after = c.next
+        if c.unsent > 0 and now - c.moved_ms > TY_STALL_MS:        # it would hold its share of the buffers for ever
+            conn_close(c, TY_ERR_TIMEOUT)
+        elif c.goaway_sent == 1 and now >= c.goaway_final_ms:
             say_last_word(c)
-        c = c.next
+        c = after
 
 
 cdef void front_fail_all(ty_loop *loop) noexcept nogil:

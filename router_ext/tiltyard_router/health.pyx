@@ -4,14 +4,14 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 from tiltyard_router.headers cimport ty_text
 from tiltyard_router.model cimport TY_MSG_CAP, TY_ST_ANSWERING, TY_ST_DONE, ty_conn, ty_loop, ty_queue, ty_stream
-from tiltyard_router.peek cimport ty_iov
 from tiltyard_router.queue cimport queue_add, queue_clear, queue_iov
 from tiltyard_router.reply cimport reply_own_head, reply_resume
 from tiltyard_router.status cimport GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND, GRPC_OK, GRPC_UNAVAILABLE
+from tiltyard_router.wire cimport WIRE_DEPTH, WIRE_LEN, ty_field, ty_iov, wire_field
 
 cdef enum:
     SERVING = 1
@@ -36,8 +36,10 @@ cdef int health_path(ty_stream *st, ty_text path) noexcept nogil:
 cdef int read_name(ty_stream *st, uint8_t *name, size_t *n_name) noexcept nogil:
     """HealthCheckRequest.service (field 1) of a small message; the last one counts. 0 or -1 (malformed or too large)."""
     cdef ty_iov iov[PIECES]
-    cdef uint8_t msg[NAME_MAX + 16]
-    cdef size_t n = 0, at = 0, k
+    cdef uint8_t msg[HEALTH_MAX_BYTES]
+    cdef const uint8_t *p
+    cdef ty_field field
+    cdef size_t n = 0, k
     cdef int pieces = queue_iov(&st.out, 5, iov, PIECES)
     cdef int i
     n_name[0] = 0
@@ -47,22 +49,16 @@ cdef int read_name(ty_stream *st, uint8_t *name, size_t *n_name) noexcept nogil:
         for k in range(iov[i].n):
             msg[n] = iov[i].p[k]
             n += 1
-    while at < n:
-        if msg[at] != 0x0A or at + 2 > n:          # field 1, length-delimited; anything else is no such request
+    p = msg
+    while p < msg + n:
+        p = wire_field(p, msg + n, &field, WIRE_DEPTH - 1)
+        if p is NULL:
             return -1
-        k = msg[at + 1]
-        at += 2
-        if k >= 0x80:                              # a length of two bytes
-            if at >= n:
+        if field.number == 1 and field.wire == WIRE_LEN:
+            if field.n > NAME_MAX:
                 return -1
-            k = (k & 0x7F) | <size_t>msg[at] << 7
-            at += 1
-        if k > n - at or k > NAME_MAX:
-            return -1
-        for i in range(<int>k):
-            name[i] = msg[at + i]
-        n_name[0] = k
-        at += k
+            memcpy(name, field.p, field.n)
+            n_name[0] = field.n
     return 0
 
 
@@ -116,6 +112,10 @@ cdef void health_answer(ty_stream *st) noexcept nogil:
     else:
         st.watching = WATCHING if known else WATCHING_UNKNOWN
         st.loop.n_watching += 1
+
+
+cdef int health_watches(const ty_stream *st) noexcept nogil:
+    return st.watching >= WATCHING
 
 
 cdef void health_forget(ty_stream *st) noexcept nogil:

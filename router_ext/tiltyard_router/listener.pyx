@@ -44,7 +44,15 @@ cdef int listener_add(ty_loop *loop, int fd) noexcept nogil:
 cdef void on_connection(uv_stream_t *server, int status) noexcept nogil:
     cdef ty_listener *l = <ty_listener *>server.data
     if status == 0:
-        front_accept(l.loop, server)
+        l.missed = front_accept(l.loop, server) != 0
+
+
+cdef void listener_tick(ty_loop *loop) noexcept nogil:
+    cdef ty_listener *l = loop.listeners
+    while l is not NULL:
+        if l.missed:
+            l.missed = front_accept(loop, &l.h.stream) != 0
+        l = l.next
 
 
 cdef void listener_close_all(ty_loop *loop) noexcept nogil:

@@ -17,7 +17,7 @@ from tiltyard_router.conn cimport conn_flush_all
 from tiltyard_router.front cimport (
     front_close_all, front_drain_all, front_fail_all, front_gone, front_setup, front_tick)
 from tiltyard_router.health cimport health_changed, health_end
-from tiltyard_router.listener cimport listener_close_all
+from tiltyard_router.listener cimport listener_close_all, listener_tick
 from tiltyard_router.mem cimport buf_decref, mem_clear, mem_init
 from tiltyard_router.model cimport TY_OUT_COPY, ty_config, ty_loop
 from tiltyard_router.pool cimport pool_close_table, pool_free, pool_open_table, pool_shutdown, pool_tick
@@ -169,8 +169,9 @@ cdef void on_tick(uv_timer_t *handle) noexcept nogil:
     clock_slew(loop)
     tap_close(loop.tap, clock_second(loop))
     pool_tick(loop, now)
+    listener_tick(loop)
+    front_tick(loop)
     if loop.draining:
-        front_tick(loop)
         drain_tick(loop, now)
 
 

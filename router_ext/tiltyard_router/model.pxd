@@ -38,6 +38,7 @@ cdef enum:
     TY_WHEEL_TICK_MS = 10
     TY_WINDOW = 1048576            # initial stream window we offer on both sides
     TY_CONN_WINDOW = 16777216      # and connection window
+    TY_STALL_MS = 60000            # a client that takes none of what waits for it this long is let go
     TY_CREDIT_STEP = 131072        # credit goes back in steps of this, an eighth of a stream's window
     TY_FRONT_STREAMS = 1000        # streams a client may have open on one connection
     TY_MAX_ADDRS = 16              # resolved addresses of one backend that are used
@@ -181,6 +182,8 @@ cdef struct ty_conn:
     ty_conn *dirty_next            # list of loop.dirty or loop.later
     ty_stream *streams             # calls with an open stream here
     ty_stream *reading             # whose header block is being read
+    uint64_t unsent                # front: answer bytes of its calls that wait here
+    uint64_t moved_ms              # front: when such bytes last were sent, or began to wait
     size_t owed                    # received bytes whose connection credit was not given back yet
     uint64_t named                 # metadata names (by a hash) whose first value went into HPACK's table
     uint32_t n_streams
@@ -240,6 +243,7 @@ cdef struct ty_listener:
     ty_handle h
     ty_loop *loop
     ty_listener *next
+    uint8_t missed                 # a connection waits that could not be taken; the tick tries again
 
 cdef struct ty_config:
     uint64_t drain_limit_ms

@@ -575,7 +575,9 @@ cdef void pool_tick(ty_loop *loop, uint64_t now) noexcept nogil:
         while i < b.n_endpoints:
             ep = b.endpoints[i]
             tick_conns(ep, now)
-            if ep.n_conns == 0 and now >= ep.redial_ms:
+            # A connection that is draining takes nothing new, however long its last calls run.
+            if (ep.n_dialling == 0 and ep.n_conns < TY_BACK_CONNS and now >= ep.redial_ms
+                    and not has_connection(ep)):
                 dial(ep)
             i += 1
         if b.waiting is not NULL:

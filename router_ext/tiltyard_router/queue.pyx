@@ -3,6 +3,7 @@
 from libc.string cimport memcpy, memset
 
 from tiltyard_router.c_nghttp2 cimport NGHTTP2_ERR_WOULDBLOCK
+from tiltyard_router.c_uv cimport uv_now
 from tiltyard_router.mem cimport buf_bytes, buf_decref, buf_incref, buf_new, mem_alloc, mem_free
 from tiltyard_router.model cimport (
     TY_COPY_BELOW, TY_OUT_COPY, TY_OUT_IOV, TY_OUT_REF, TY_OUT_SOFT, ty_loop, ty_queue, ty_seg, ty_stream)
@@ -31,10 +32,10 @@ cdef void queue_clear(ty_queue *q) noexcept nogil:
         q.head = seg.next
         seg_free(loop, seg)
     loop.buffered -= q.held
+    count_out(q, q.unsent)
     q.tail = NULL
     q.at = NULL
     q.at_off = 0
-    q.unsent = 0
     q.held = 0
 
 
@@ -59,10 +60,27 @@ cdef int queue_push(ty_queue *q, ty_buf *buf, const uint8_t *p, size_t n) noexce
     if q.at is NULL:
         q.at = seg
         q.at_off = 0
+    count_in(q, n)
+    return 0
+
+
+cdef inline void count_in(ty_queue *q, size_t n) noexcept nogil:
+    cdef ty_stream *st = q.stream
     q.unsent += n
     q.held += n
-    loop.buffered += n
-    return 0
+    st.loop.buffered += n
+    if not q.to_back and st.front is not NULL:
+        if st.front.unsent == 0:
+            st.front.moved_ms = uv_now(&st.loop.uv)
+        st.front.unsent += n
+
+
+cdef inline void count_out(ty_queue *q, uint64_t n) noexcept nogil:
+    cdef ty_stream *st = q.stream
+    q.unsent -= n
+    if not q.to_back and st.front is not NULL:
+        st.front.unsent -= n
+        st.front.moved_ms = uv_now(&st.loop.uv)
 
 
 cdef int copy_in(ty_queue *q, const uint8_t *data, size_t n) noexcept nogil:
@@ -80,9 +98,7 @@ cdef int copy_in(ty_queue *q, const uint8_t *data, size_t n) noexcept nogil:
         if q.at is NULL:               # everything before was sent; the new bytes begin behind it
             q.at = tail
             q.at_off = tail.n - n
-        q.unsent += n
-        q.held += n
-        loop.buffered += n
+        count_in(q, n)
         return 0
     # The first piece of a message is usually the only one: take what it needs. Further ones share bigger blocks.
     cap = n if tail is NULL or n > COPY_BUF else COPY_BUF
@@ -173,7 +189,7 @@ cdef int queue_send(ty_queue *q, size_t n) noexcept nogil:
         if q.at_off == seg.n:
             q.at = seg.next
             q.at_off = 0
-    q.unsent -= done
+    count_out(q, done)
     if not q.keep:
         queue_pop_sent(q)
     return 0

@@ -23,15 +23,15 @@ cdef enum:
     NV_MAX = TY_HDR_MAX + 8
 
 
-cdef size_t put_fields(const ty_headers *h, nghttp2_nv *nva) noexcept nogil:
-    """What of a backend's fields is for the client: neither pseudo fields, nor its length, nor ours."""
+cdef size_t put_fields(const ty_headers *h, nghttp2_nv *nva, int with_status) noexcept nogil:
+    """What of a backend's fields is for the client: not its length, and a status only where the answer ends."""
     cdef size_t n = 0
     cdef uint32_t i
     cdef uint8_t token
     for i in range(h.n):
         token = h.items[i].token
         if (token == TY_H_OTHER or token == TY_H_CONTENT_TYPE or token == TY_H_GRPC_ENCODING
-                or token == TY_H_GRPC_STATUS or token == TY_H_GRPC_MESSAGE):
+                or with_status and (token == TY_H_GRPC_STATUS or token == TY_H_GRPC_MESSAGE)):
             header_nv(&h.items[i], &nva[n], NGHTTP2_NV_FLAG_NONE)
             n += 1
     return n
@@ -67,7 +67,7 @@ cdef int reply_head(ty_stream *st) noexcept nogil:
     cdef nghttp2_nv nva[NV_MAX]
     cdef size_t n = 1
     text_nv(&nva[0], b":status", 7, b"200", 3, NGHTTP2_NV_FLAG_NONE)
-    n += put_fields(&st.answer, &nva[n])
+    n += put_fields(&st.answer, &nva[n], 0)
     n += put_ours(st, &nva[n])
     return submit(st, nva, n, 1)
 
@@ -108,7 +108,7 @@ cdef int reply_only_trailers(ty_stream *st) noexcept nogil:
         n += 1
         n += put_status(st, &nva[n], digits, text)
     else:
-        n += put_fields(&st.answer, &nva[n])
+        n += put_fields(&st.answer, &nva[n], 1)
     n += put_ours(st, &nva[n])
     return submit(st, nva, n, 0)
 
@@ -127,7 +127,7 @@ cdef int put_trailers(ty_stream *st) noexcept nogil:
     if st.own_status:
         n = put_status(st, nva, digits, text)
     else:
-        n = put_fields(&st.trailers, nva)
+        n = put_fields(&st.trailers, nva, 1)
     return nghttp2_submit_trailer(st.front.session, st.front_id, nva, n)
 
 

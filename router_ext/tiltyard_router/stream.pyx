@@ -14,7 +14,7 @@ from tiltyard_router.conn cimport conn_credit, conn_mark, conn_stream_credit
 from tiltyard_router.headers cimport (
     TY_H_CONTENT_TYPE, TY_H_GRPC_STATUS, TY_H_GRPC_TIMEOUT, TY_H_PATH, headers_clear,
     headers_get, headers_init, status_number, timeout_us, ty_text)
-from tiltyard_router.health cimport health_answer, health_forget, health_path
+from tiltyard_router.health cimport HEALTH_MAX_BYTES, health_answer, health_forget, health_path, health_watches
 from tiltyard_router.mem cimport mem_alloc, mem_free
 from tiltyard_router.model cimport (
     TY_HDR_INLINE, TY_KIND_HEALTH, TY_KIND_NONE, TY_KIND_PASS, TY_KIND_PREDICT, TY_KIND_REFUSED, TY_MSG_CAP, TY_ST_ANSWERING,
@@ -35,6 +35,7 @@ from tiltyard_router.wheel cimport wheel_clear, wheel_set
 cdef long long MAX_TIMEOUT_US = <long long>3600 * 1000 * 1000000    # 1,000 hours: longer ones are as good as none
 
 cdef enum:
+    LAST_WORD_MS = 1000                # what a client may take to read the end of an answer that failed
     REFUSED_TRIES = 2                  # how often a refused, surely unprocessed call is sent again
 
 
@@ -131,6 +132,12 @@ cdef int path_begins(ty_text path, const char *want, size_t n) noexcept nogil:
 
 cdef void stream_head(ty_stream *st) noexcept nogil:
     """Request headers are complete: what kind of call is it?"""
+    if st.state == TY_ST_DONE:         # ended while they came
+        return
+    describe(st)
+
+
+cdef void describe(ty_stream *st) noexcept nogil:
     cdef ty_text path = headers_get(&st.request, TY_H_PATH)
     cdef ty_text content = headers_get(&st.request, TY_H_CONTENT_TYPE)
     cdef uint64_t limit = st.loop.config.default_deadline_us
@@ -150,7 +157,7 @@ cdef void stream_head(ty_stream *st) noexcept nogil:
         st.kind = TY_KIND_HEALTH
         st.state = TY_ST_BODY
         st.out.keep = 1
-        set_deadline(st, 0)
+        set_deadline(st, limit)
     elif path_begins(path, b"/tiltyard.api.control.", 22):
         pass_on(st, st.loop.control, b"no control plane is connected to this router (--control)")
     elif path_begins(path, b"/tiltyard.api.outcomes.", 23):
@@ -258,13 +265,14 @@ cdef void gather(ty_stream *st, const uint8_t *data, size_t n) noexcept nogil:
 
 
 cdef int prefix_ok(ty_stream *st) noexcept nogil:
+    cdef uint64_t limit
     if st.prefix[0] != 0:
         st.compressed = 1              # makes the answer say what is accepted
         stream_fail(st, GRPC_UNIMPLEMENTED, b"compressed messages are not supported; send them uncompressed (identity)")
         return 0
-    if st.msg_len > st.loop.config.max_message_bytes:
-        snprintf(st.msg, TY_MSG_CAP, b"the request is larger than %llu bytes",
-                 <unsigned long long>st.loop.config.max_message_bytes)
+    limit = st.loop.config.max_message_bytes if st.kind != TY_KIND_HEALTH else HEALTH_MAX_BYTES
+    if st.msg_len > limit:
+        snprintf(st.msg, TY_MSG_CAP, b"the request is larger than %llu bytes", <unsigned long long>limit)
         stream_fail(st, GRPC_RESOURCE_EXHAUSTED, NULL)
         return 0
     return 1
@@ -282,6 +290,9 @@ cdef void stream_request_end(ty_stream *st) noexcept nogil:
         stream_fail(st, GRPC_INVALID_ARGUMENT, b"the request ends before its message does")
     elif st.kind == TY_KIND_HEALTH:
         health_answer(st)
+        if health_watches(st):         # for as long as the caller wants
+            wheel_clear(st)
+            set_deadline(st, 0)
     elif st.kind == TY_KIND_PREDICT:
         route(st)
 
@@ -340,6 +351,7 @@ cdef void stream_front_closed(ty_stream *st) noexcept nogil:
     front.n_streams -= 1
     if front.reading is st:
         front.reading = NULL
+    queue_clear(&st.in_)
     st.front = NULL
     health_forget(st)
     if st.state != TY_ST_DONE:
@@ -348,7 +360,6 @@ cdef void stream_front_closed(ty_stream *st) noexcept nogil:
     wheel_clear(st)
     pool_forget(st)
     reset_back(st, NGHTTP2_CANCEL)
-    queue_clear(&st.in_)
     release(st)
 
 
@@ -423,8 +434,7 @@ cdef void finish(ty_stream *st, int status) noexcept nogil:
     st.state = TY_ST_DONE
     st.answer_ended = 1
     st.in_.ended = 1
-    wheel_clear(st)
-    queue_clear(&st.out)
+    queue_clear(&st.out)               # the deadline stays set: the client must take the answer before it
 
 
 cdef void stream_answer_data(ty_stream *st, const uint8_t *data, size_t n) noexcept nogil:
@@ -472,6 +482,9 @@ cdef void stream_answer_end(ty_stream *st) noexcept nogil:
     cdef int status, early = not st.out.ended or st.out.unsent > 0
     st.back_ended = 1
     if st.state == TY_ST_DONE:
+        return
+    if st.trailers.overflow:
+        stream_fail(st, GRPC_RESOURCE_EXHAUSTED, b"the answer's trailers are larger than 16384 bytes or 128 fields")
         return
     status = status_number(headers_get(&st.trailers, TY_H_GRPC_STATUS))
     if status < 0:
@@ -529,6 +542,7 @@ cdef void stream_fail(ty_stream *st, int status, const char *msg) noexcept nogil
         return
     if st.answered:                    # part of an answer is with the client: its trailers say what became of it
         st.in_.ended = 1
+        wheel_set(st, uv_now(&st.loop.uv) + LAST_WORD_MS)
         reply_resume(st)
     elif reply_only_trailers(st) != 0:
         nghttp2_submit_rst_stream(st.front.session, NGHTTP2_FLAG_NONE, st.front_id, NGHTTP2_INTERNAL_ERROR)
@@ -536,4 +550,9 @@ cdef void stream_fail(ty_stream *st, int status, const char *msg) noexcept nogil
 
 
 cdef void stream_expired(ty_stream *st) noexcept nogil:
-    stream_fail(st, GRPC_DEADLINE_EXCEEDED, b"the deadline passed")
+    if st.state != TY_ST_DONE:
+        stream_fail(st, GRPC_DEADLINE_EXCEEDED, b"the deadline passed")
+    elif st.front is not NULL:         # all is decided, but the client does not take it: nothing is kept for it
+        queue_clear(&st.in_)
+        nghttp2_submit_rst_stream(st.front.session, NGHTTP2_FLAG_NONE, st.front_id, NGHTTP2_CANCEL)
+        conn_mark(st.front)

@@ -17,6 +17,7 @@ from wirebench.messages import (
     INVALID_ARGUMENT,
     NOT_FOUND,
     OK,
+    RESOURCE_EXHAUSTED,
     UNAVAILABLE,
     UNIMPLEMENTED,
     WATCH,
@@ -26,7 +27,7 @@ from wirebench.messages import (
     request,
 )
 from wirebench.routers import CoreRouter, arm, pipeline
-from wirebench.wires import CANCEL, Header, wait_until
+from wirebench.wires import CANCEL, SLOW, Header, wait_until
 
 pytest.importorskip("tiltyard_router.core", exc_type=ImportError)
 pytestmark = pytest.mark.router
@@ -213,7 +214,7 @@ def test_a_service_that_breaks_off_or_is_not_there_is_unavailable() -> None:
         wait_until(lambda: not backend.open_connections, "it to be gone")
         started = time.monotonic()
         assert client.call(b"", path=OUTCOMES).status == UNAVAILABLE
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 3 * SLOW
         backend.script = mirror
         backend.listen()
         wait_until(lambda: client.call(b"x", path=OUTCOMES).status == OK, "it to be used again")
@@ -253,7 +254,7 @@ def test_deadlines_pass_but_none_is_made_up() -> None:
         backend.script = silence
         started = time.monotonic()
         assert client.call(b"", path=CONTROL, timeout="300m").status == 4
-        assert 0.3 <= time.monotonic() - started < 3
+        assert 0.3 <= time.monotonic() - started < 3 * SLOW
         wait_until(lambda: backend.calls[-1].reset == CANCEL, "the service to be told")
 
 
@@ -287,8 +288,11 @@ def test_health_of_other_services_is_not_found() -> None:
     with one_arm() as (_, router, client):
         got = client.call(b"\x0a\x05other", path=CHECK)
         assert (got.status, got.message) == (NOT_FOUND, "no service 'other' here")
-        for bad in (b"\x0a\x05othe", b"\x08\x01", b"\x0a\xff\xff\xff\xff\x0f", b"\x0a" * 300):
+        for bad in (b"\x0a\x05othe", b"\x0a\xff\xff\xff\xff\x0f", b"\x0b"):
             assert client.call(bad, path=CHECK).status == INVALID_ARGUMENT
+        assert client.call(b"\x0a" * 300, path=CHECK).status == RESOURCE_EXHAUSTED
+        for unknown_field in (b"\x08\x01", b"\x12\x01x"):
+            assert client.call(unknown_field, path=CHECK).body == SERVING
         with grpc.insecure_channel(router.address) as channel:
             check: Any = channel.unary_unary(CHECK, None, None)
             assert check(PREDICTION, timeout=20) == SERVING
