@@ -23,8 +23,8 @@ def snapshot(revision: int) -> routes_pb2.RouteSnapshot:
     return routes_pb2.RouteSnapshot(revision=revision)
 
 
-def says(router: str = "", revision: int = 0, error: str = "") -> routes_pb2.WatchRoutesRequest:
-    return routes_pb2.WatchRoutesRequest(router=router, revision=revision, error=error)
+def says(router: str = "", revision: int = 0, error: str = "", instance: str = "") -> routes_pb2.WatchRoutesRequest:
+    return routes_pb2.WatchRoutesRequest(router=router, revision=revision, error=error, instance=instance)
 
 
 @pytest.fixture
@@ -105,6 +105,26 @@ async def test_a_router_that_comes_back_replaces_its_older_stream(hub: RouteHub,
     assert await hub.wait_taken(1, 5) == []
 
 
+async def test_two_routers_of_one_name_live_side_by_side(hub: RouteHub, stub: Any) -> None:
+    hub.publish(snapshot(1))
+    first, second = stub.WatchRoutes(), stub.WatchRoutes()
+    for call, instance in ((first, "a"), (second, "b")):
+        await call.write(says("r1", instance=instance))
+        assert await read(call) == 1
+    assert hub.routers == ("r1", "r1")
+    await first.write(says("r1", 1))
+    assert await hub.wait_taken(1, 0.05) == ["Router 'r1' has not taken the new routes after 0.05 s."]
+    await second.write(says("r1", 1))
+    assert await hub.wait_taken(1, 5) == []
+    again = stub.WatchRoutes()  # the one start comes back: its older stream is ended, the other's is not
+    await again.write(says("r1", instance="a"))
+    assert await read(again) == 1
+    async with asyncio.timeout(5):
+        assert await first.read() is END
+    hub.publish(snapshot(2))
+    assert await read(second) == await read(again) == 2
+
+
 @pytest.mark.parametrize("how", ["cancel", "close", "replaced"])
 async def test_no_session_outlives_its_stream(hub: RouteHub, how: str) -> None:
     rng = random.Random(7)
@@ -115,17 +135,17 @@ async def test_no_session_outlives_its_stream(hub: RouteHub, how: str) -> None:
     hub.publish(snapshot(1))
     for number in range(200):
         channel = open_channel(address)
-        stub = routes_pb2_grpc.RouteServiceStub(channel)
-        call: Any = stub.WatchRoutes()
+        stub: Any = routes_pb2_grpc.RouteServiceStub(channel)
+        call = stub.WatchRoutes()
         await call.write(says(f"r{number}"))
         assert await read(call) == 1
         if how == "cancel":
             call.cancel()
         elif how == "replaced":
-            newer: Any = stub.WatchRoutes()
+            newer = stub.WatchRoutes()
             await newer.write(says(f"r{number}"))
             await asyncio.sleep(rng.random() * 0.004)  # the end of both falls into each moment of the change
-        await channel.close()
+        await channel.close(None)
     try:
         await eventually(lambda: hub.routers == (), 3)
         assert await hub.wait_taken(2, 0.05) == []

@@ -52,6 +52,7 @@ class Control(routes_pb2_grpc.RouteServiceServicer):
         self.heard: asyncio.Queue[routes_pb2.WatchRoutesRequest] = asyncio.Queue()
         self.to_send: asyncio.Queue[routes_pb2.RouteSnapshot | None] = asyncio.Queue()
         self.streams = 0
+        self.instances: list[str] = []
 
     async def WatchRoutes(self, request_iterator: Any, context: Any) -> AsyncIterator[routes_pb2.WatchRoutesResponse]:  # noqa: N802
         self.streams += 1
@@ -68,7 +69,12 @@ class Control(routes_pb2_grpc.RouteServiceServicer):
             listening.cancel()
 
     async def hears(self) -> routes_pb2.WatchRoutesRequest:
-        return await asyncio.wait_for(self.heard.get(), LIMIT_S)
+        """What a router said; the instance of a hello is random and goes to ``instances``."""
+        said = await asyncio.wait_for(self.heard.get(), LIMIT_S)
+        if not said.revision:
+            self.instances.append(said.instance)
+            said.ClearField("instance")
+        return said
 
 
 @asynccontextmanager
@@ -197,6 +203,8 @@ async def test_comes_back_after_the_stream_ends_or_the_control_plane_restarts() 
             assert await restarted.hears() == ack(0)
             restarted.to_send.put_nowait(snapshot(2))
             assert await restarted.hears() == ack(2)
+    assert control.instances[0] == control.instances[1] != restarted.instances[0]
+    assert all(len(instance) == 16 for instance in control.instances + restarted.instances)
     assert [spec.revision for spec in core.applied] == [1, 2]
 
 

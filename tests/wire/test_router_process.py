@@ -508,6 +508,26 @@ class Control(routes_pb2_grpc.RouteServiceServicer):
             self.heard.put_nowait(request)
 
 
+async def test_routers_of_one_host_have_names_of_their_own(tmp_path: Path) -> None:
+    control, server = Control(routes_pb2.RouteSnapshot(revision=1)), create_server()
+    routes_pb2_grpc.add_RouteServiceServicer_to_server(control, server)
+    address = bind(server, f"unix:{tmp_path}/control.sock")
+    await server.start()
+    hellos = set()
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        async with router(folder, "--watch", address) as process:
+            hello = await asyncio.wait_for(control.heard.get(), LIMIT_S)
+            assert hello.router == f"{socket.gethostname()}:{process.address.rpartition(':')[2]}"
+            assert len(hello.instance) == 16
+            hellos.add((hello.router, hello.instance))
+            await asyncio.wait_for(control.heard.get(), LIMIT_S)
+            process.signal(signal.SIGTERM)
+            assert await process.end() == 0
+    assert len({name for name, _ in hellos}) == len({instance for _, instance in hellos}) == 2
+    await server.stop(None)
+
+
 async def test_routes_from_the_control_plane_whenever_it_is_there(tmp_path: Path) -> None:
     async with backend() as (_, address):
         snapshot = routes_pb2.RouteSnapshot(

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import resource
 import signal
-import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +59,7 @@ async def _serve(settings: RouterSettings) -> bool:
     metavar="SECONDS",
     help="How long calls in flight may run on after SIGTERM.",
 )
-@click.option("--name", default="", help="The router's name in reports; keep it over restarts.  [default: host name]")
+@click.option("--name", default="", help="Its name in reports; keep it over restarts.  [default: host name:port]")
 @click.option("--insecure-listen", is_flag=True, help="Allow an address other than loopback, in plaintext.")
 def command(
     *,
@@ -102,7 +101,7 @@ def command(
             outcomes_report=outcomes_report,
             data_dir=data_dir.expanduser(),
             receipt_key_file=receipt_key_file,
-            name=name or socket.gethostname(),
+            name=name,
             drain_limit_s=drain_limit,
             insecure_listen=insecure_listen,
         )

@@ -19,8 +19,9 @@ _HELLO_S = 10.0
 class _Session:
     """One router on one stream."""
 
-    def __init__(self, router: str) -> None:
+    def __init__(self, router: str, instance: str) -> None:
         self.router = router
+        self.instance = instance  # one start of it; two routers may have one name
         self.answered = 0  # the newest revision it took or refused
         self.error = ""  # why it refused that one
         self.news = asyncio.Event()
@@ -77,11 +78,15 @@ class RouteHub:
     def _open(self) -> list[_Session]:
         return [session for session in self._sessions if not session.closed]
 
-    def join(self, router: str) -> _Session:
-        """A router came; an older stream of the same router is ended."""
-        for other in [other for other in self._sessions if other.router == router]:
-            self.leave(other)
-        session = _Session(router)
+    def join(self, router: str, instance: str = "") -> _Session:
+        """A router came; an older stream of the same start of it is ended.
+
+        Not one of another start that has the same name: two routers named alike would end each other's for ever.
+        """
+        for other in list(self._sessions):
+            if (other.router, other.instance) == (router, instance):
+                self.leave(other)
+        session = _Session(router, instance)
         session.closed = self._closed
         session.news.set()
         self._sessions.add(session)
@@ -139,7 +144,7 @@ class RouteServicer(routes_pb2_grpc.RouteServiceServicer):
             raise DeadlineError(f"no hello within {_HELLO_S:g} s; a router says its name first") from None
         if hello is None or not hello.router:
             raise InvalidArgumentError("the first message must be a hello with the router's name")
-        session = self._hub.join(hello.router)
+        session = self._hub.join(hello.router, hello.instance)
         reader = asyncio.create_task(self._read(requests, session))
         try:
             async for snapshot in self._hub.snapshots(session):

@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,8 +61,8 @@ class RouterSettings:
     """Folder for the counters and the receipt key; made with mode 0700."""
     receipt_key_file: Path | None = None
     """The key that signs inference ids; ``None``: one made in the data folder. With ``watch`` a snapshot brings it."""
-    name: str
-    """The router's name in reports, stable over its restarts."""
+    name: str = ""
+    """The router's name in reports, stable over its restarts; empty: the host's name and the port that is served."""
     drain_limit_s: float = 30.0
     """How long calls in flight may run on after a stop signal."""
     insecure_listen: bool = False
@@ -87,6 +87,8 @@ def build_router(settings: RouterSettings) -> RouterProcess:
         tables = FileTables(own_key(settings.data_dir) if key_file is None else load_key(key_file))
     boot_id = os.urandom(6)
     listeners, address = open_listeners(settings.listen)
+    if not settings.name:  # two routers of one host differ in the port
+        settings = replace(settings, name=f"{socket.gethostname()}:{address.rpartition(':')[2]}")
     try:
         router = core(
             listen_fds=[listener.fileno() for listener in listeners],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,7 @@ class RouteWatch:
     ) -> None:
         self._address = address
         self._router = router
+        self._instance = secrets.token_hex(8)  # tells this start from other routers of the same name
         self._apply = apply
         self._backoff = backoff or Backoff()
         self._revision = 0  # in force
@@ -107,7 +109,7 @@ class RouteWatch:
             open_stream: Any = routes_pb2_grpc.RouteServiceStub(channel).WatchRoutes
             call = open_stream()
             try:
-                await call.write(routes_pb2.WatchRoutesRequest(router=self._router))
+                await call.write(routes_pb2.WatchRoutesRequest(router=self._router, instance=self._instance))
                 async for response in call:
                     if self._said_lost or not self._revision:
                         log.info("route stream from %s is up", self._address)

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from tiltyard.api.common.v1 import metric_pb2 as tiltyard_dot_api_dot_common_dot_v1_dot_metric__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tiltyard/api/router/v1/routes.proto\x12\x16tiltyard.api.router.v1\x1a\x1egoogle/protobuf/duration.proto\x1a#tiltyard/api/common/v1/metric.proto\"E\n\x12WatchRoutesRequest\x12\x0e\n\x06router\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"N\n\x13WatchRoutesResponse\x12\x37\n\x08snapshot\x18\x01 \x01(\x0b\x32%.tiltyard.api.router.v1.RouteSnapshot\"\x95\x01\n\rRouteSnapshot\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x38\n\tpipelines\x18\x02 \x03(\x0b\x32%.tiltyard.api.router.v1.PipelineRoute\x12\x38\n\x0creceipt_keys\x18\x03 \x03(\x0b\x32\".tiltyard.api.router.v1.ReceiptKey\",\n\nReceiptKey\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\"\xbc\x02\n\rPipelineRoute\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x65ployment_uid\x18\x02 \x01(\t\x12\x15\n\rrequest_names\x18\x03 \x03(\t\x12\x10\n\x08hash_key\x18\x04 \x01(\t\x12\x0c\n\x04salt\x18\x05 \x01(\x0c\x12\r\n\x05\x65poch\x18\x06 \x01(\r\x12.\n\x04\x61rms\x18\x07 \x03(\x0b\x32 .tiltyard.api.router.v1.ArmRoute\x12.\n\x05slots\x18\x08 \x03(\x0b\x32\x1f.tiltyard.api.router.v1.SlotRun\x12/\n\x07metrics\x18\t \x03(\x0b\x32\x1e.tiltyard.api.common.v1.Metric\x12*\n\x07timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\"J\n\x08\x41rmRoute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x10\n\x08\x62\x61\x63kends\x18\x04 \x03(\t\"#\n\x07SlotRun\x12\x0b\n\x03\x65nd\x18\x01 \x01(\r\x12\x0b\n\x03\x61rm\x18\x02 \x01(\r2z\n\x0cRouteService\x12j\n\x0bWatchRoutes\x12*.tiltyard.api.router.v1.WatchRoutesRequest\x1a+.tiltyard.api.router.v1.WatchRoutesResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tiltyard/api/router/v1/routes.proto\x12\x16tiltyard.api.router.v1\x1a\x1egoogle/protobuf/duration.proto\x1a#tiltyard/api/common/v1/metric.proto\"W\n\x12WatchRoutesRequest\x12\x0e\n\x06router\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x10\n\x08instance\x18\x04 \x01(\t\"N\n\x13WatchRoutesResponse\x12\x37\n\x08snapshot\x18\x01 \x01(\x0b\x32%.tiltyard.api.router.v1.RouteSnapshot\"\x95\x01\n\rRouteSnapshot\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x38\n\tpipelines\x18\x02 \x03(\x0b\x32%.tiltyard.api.router.v1.PipelineRoute\x12\x38\n\x0creceipt_keys\x18\x03 \x03(\x0b\x32\".tiltyard.api.router.v1.ReceiptKey\",\n\nReceiptKey\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\"\xbc\x02\n\rPipelineRoute\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x65ployment_uid\x18\x02 \x01(\t\x12\x15\n\rrequest_names\x18\x03 \x03(\t\x12\x10\n\x08hash_key\x18\x04 \x01(\t\x12\x0c\n\x04salt\x18\x05 \x01(\x0c\x12\r\n\x05\x65poch\x18\x06 \x01(\r\x12.\n\x04\x61rms\x18\x07 \x03(\x0b\x32 .tiltyard.api.router.v1.ArmRoute\x12.\n\x05slots\x18\x08 \x03(\x0b\x32\x1f.tiltyard.api.router.v1.SlotRun\x12/\n\x07metrics\x18\t \x03(\x0b\x32\x1e.tiltyard.api.common.v1.Metric\x12*\n\x07timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\"J\n\x08\x41rmRoute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12\x10\n\x08\x62\x61\x63kends\x18\x04 \x03(\t\"#\n\x07SlotRun\x12\x0b\n\x03\x65nd\x18\x01 \x01(\r\x12\x0b\n\x03\x61rm\x18\x02 \x01(\r2z\n\x0cRouteService\x12j\n\x0bWatchRoutes\x12*.tiltyard.api.router.v1.WatchRoutesRequest\x1a+.tiltyard.api.router.v1.WatchRoutesResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,19 +34,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tiltyard.api.router.v1.rout
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WATCHROUTESREQUEST']._serialized_start=132
-  _globals['_WATCHROUTESREQUEST']._serialized_end=201
-  _globals['_WATCHROUTESRESPONSE']._serialized_start=203
-  _globals['_WATCHROUTESRESPONSE']._serialized_end=281
-  _globals['_ROUTESNAPSHOT']._serialized_start=284
-  _globals['_ROUTESNAPSHOT']._serialized_end=433
-  _globals['_RECEIPTKEY']._serialized_start=435
-  _globals['_RECEIPTKEY']._serialized_end=479
-  _globals['_PIPELINEROUTE']._serialized_start=482
-  _globals['_PIPELINEROUTE']._serialized_end=798
-  _globals['_ARMROUTE']._serialized_start=800
-  _globals['_ARMROUTE']._serialized_end=874
-  _globals['_SLOTRUN']._serialized_start=876
-  _globals['_SLOTRUN']._serialized_end=911
-  _globals['_ROUTESERVICE']._serialized_start=913
-  _globals['_ROUTESERVICE']._serialized_end=1035
+  _globals['_WATCHROUTESREQUEST']._serialized_end=219
+  _globals['_WATCHROUTESRESPONSE']._serialized_start=221
+  _globals['_WATCHROUTESRESPONSE']._serialized_end=299
+  _globals['_ROUTESNAPSHOT']._serialized_start=302
+  _globals['_ROUTESNAPSHOT']._serialized_end=451
+  _globals['_RECEIPTKEY']._serialized_start=453
+  _globals['_RECEIPTKEY']._serialized_end=497
+  _globals['_PIPELINEROUTE']._serialized_start=500
+  _globals['_PIPELINEROUTE']._serialized_end=816
+  _globals['_ARMROUTE']._serialized_start=818
+  _globals['_ARMROUTE']._serialized_end=892
+  _globals['_SLOTRUN']._serialized_start=894
+  _globals['_SLOTRUN']._serialized_end=929
+  _globals['_ROUTESERVICE']._serialized_start=931
+  _globals['_ROUTESERVICE']._serialized_end=1053
 # @@protoc_insertion_point(module_scope)

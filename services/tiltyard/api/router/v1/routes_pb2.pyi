@@ -29,22 +29,28 @@ class WatchRoutesRequest(_message.Message):
     ROUTER_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     router: _builtins.str
     """Required. Name of the router, stable over its restarts."""
     revision: _builtins.int
     """Revision of the snapshot this message acknowledges; 0 in the hello."""
     error: _builtins.str
     """Why the snapshot of that revision was refused and the one before stays in force; empty when it is in force."""
+    instance: _builtins.str
+    """In the hello: random, one for each start of the router. A new stream ends an older one of the same name and
+    instance; routers that share a name by mistake are kept apart.
+    """
     def __init__(
         self,
         *,
         router: _builtins.str = ...,
         revision: _builtins.int = ...,
         error: _builtins.str = ...,
+        instance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "revision", b"revision", "router", b"router"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "instance", b"instance", "revision", b"revision", "router", b"router"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
