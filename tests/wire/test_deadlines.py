@@ -28,7 +28,7 @@ from wirebench.wires import CANCEL, SLOW, wait_until
 pytest.importorskip("tiltyard_router.core", exc_type=ImportError)
 pytestmark = pytest.mark.router
 
-SPARE_MS = int(1_000 * SLOW)
+SPARE_MS = int(1_900 * SLOW)
 """How much of a deadline may go by between client and backend on a busy machine."""
 
 
@@ -81,7 +81,7 @@ def test_the_router_ends_a_call_at_its_deadline_and_tells_the_backend() -> None:
             got = client.call(request(), timeout=timeout)
             took = time.monotonic() - started
             assert (got.status, got.message, got.arm) == (DEADLINE_EXCEEDED, "the deadline passed", "a")
-            assert seconds <= took < seconds + 0.5 * SLOW
+            assert seconds <= took < seconds + 1.5 * SLOW
             wait_until(lambda: backend.calls[-1].reset == CANCEL, "the backend to be told")
             assert left_ms(backend.calls[-1]) <= seconds * 1_000
 
@@ -133,7 +133,7 @@ def test_many_deadlines_at_once_are_all_kept() -> None:
             got = client.finish(stream)
             assert got.status == DEADLINE_EXCEEDED
             late = max(late, time.monotonic() - started - (0.1 + 0.003 * n))
-        assert late < 1.0 * SLOW
+        assert late < 2.0 * SLOW
 
 
 def test_a_cancelled_call_cancels_the_backends() -> None:
@@ -177,7 +177,7 @@ def test_a_backend_that_never_speaks_http2_is_unavailable_within_the_connect_tim
     with one_arm(backend={"on_connect": lambda conn: None}) as (_, _, client):
         started = time.monotonic()
         assert client.call(request()).status == UNAVAILABLE
-        assert time.monotonic() - started < 1.0 + 0.6 * SLOW
+        assert time.monotonic() - started < 1.0 + 2.0 * SLOW
 
 
 def test_grpcs_own_deadline_and_cancellation() -> None:

@@ -13,7 +13,7 @@ from wirebench.benches import one_arm
 from wirebench.client import RawClient
 from wirebench.messages import OK, UNAVAILABLE, answer, padded, request
 from wirebench.routers import CoreRouter, arm, counts, pipeline
-from wirebench.wires import CANCEL, NO_ERROR, SLOW, wait_until
+from wirebench.wires import NO_ERROR, SLOW, wait_until
 
 pytest.importorskip("tiltyard_router.core", exc_type=ImportError)
 pytestmark = pytest.mark.router
@@ -93,7 +93,7 @@ def test_a_client_that_answers_no_ping_is_not_waited_for_beyond_a_second() -> No
             client.pump(lambda: len(client.goaways) == 1)
             two = client.start(request())  # between the two GOAWAYs: served
             client.pump(lambda: len(client.goaways) == 2)
-            assert 0.9 <= time.monotonic() - started < 1.5 + SLOW
+            assert 0.9 <= time.monotonic() - started < 2.0 + SLOW
             assert client.goaways == [(EVERY, NO_ERROR), (two, NO_ERROR)]
             gate.open = True
             backend.wake()
@@ -133,12 +133,12 @@ def test_calls_that_outlast_the_drain_limit_are_told_so(tmp_path: Path) -> None:
             router.stop()
             for got in client.finish_all([*streams, gathering]):
                 assert (got.status, got.message) == (UNAVAILABLE, "the router is shutting down")
-            assert 0.4 <= time.monotonic() - started < 1.2 * SLOW
+            assert 0.4 <= time.monotonic() - started < 3 * SLOW
             client.wait_closed()
             wait_until(lambda: not router.running, "the router to end")
-            assert time.monotonic() - started < 2 * SLOW
+            assert time.monotonic() - started < 5 * SLOW
         router.end()
-        assert all(call.reset == CANCEL or call.gone for call in backend.calls)
+        wait_until(lambda: all(call.gone for call in backend.calls), "the backend to hear of it")
         (cells,) = counts(router.snapshot(), closed=True).values()
         assert (cells.assigned, cells.completed, cells.statuses) == (5, 5, {UNAVAILABLE: 5})
 
@@ -155,7 +155,7 @@ def test_a_second_stop_waits_for_nobody() -> None:
             started = time.monotonic()
             router.stop()
             wait_until(lambda: not router.running, "the router to end")
-            assert time.monotonic() - started < 0.5 * SLOW
+            assert time.monotonic() - started < 1.0 * SLOW
             router.end()
             client.wait_closed()
 

@@ -262,7 +262,7 @@ def test_trap_05_what_all_calls_hold_together_is_bounded() -> None:
     """Requests that are gathered, requests that pass through and answers draw on one account."""
     full = (RESOURCE_EXHAUSTED, "the router's buffers are full; try again later")
     with (
-        ScriptedBackend(replies(padded(answer(), MIB // 2))) as backend,
+        ScriptedBackend(replies(padded(answer(), 2 * MIB))) as backend,
         ScriptedBackend(silence, credit=False, settings={SettingsFrame.INITIAL_WINDOW_SIZE: 0}) as service,
         CoreRouter(pipeline(arm("a", backend.address)), outcomes=service.address, max_buffered_bytes=2 * MIB) as router,
         RawClient(router.address) as client,
@@ -276,11 +276,16 @@ def test_trap_05_what_all_calls_hold_together_is_bounded() -> None:
         for more in (client.start(padded(request(), 50_000)), client.start(bytes(50_000), path=STREAM)):
             got = client.finish(more)
             assert (got.status, got.message) == full
-        got = client.call(request())  # fits in, and its answer does not
-        assert (got.status, got.message) == full
+        with RawClient(router.address, window=0) as slow:  # its request fits in, and the answer does not
+            stream = slow.start(request())
+            wait_until(lambda: any(call.reset == CANCEL for call in backend.calls), "the backend to be told")
+            slow.give_credit(stream, MIB)
+            got = slow.finish(stream)
+            assert (got.status, got.message) == full
         assert not client.streams[gathered].ended
         assert not client.streams[passing].ended
         client.cancel(passing)
+        backend.script = echo
         client.data(gathered, b"\0", end=True)
         assert client.finish(gathered).status == OK
 
