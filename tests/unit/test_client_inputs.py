@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiltyard.api.tfs.v1 import tensor_pb2
-from tiltyard.client.inputs import Prepared, key_bytes, metadata_of, prepare, read_file, rows_of
+from tiltyard.client.inputs import (
+    Pairs,
+    Prepared,
+    check_metadata,
+    check_timeout,
+    key_bytes,
+    metadata_of,
+    prepare,
+    read_file,
+    rows_of,
+)
 from tiltyard.client.signatures import Signature, TensorSpec
 from tiltyard.client.tensors import decode
 from tiltyard.errors import InvalidArgumentError
@@ -93,9 +103,13 @@ def test_an_integer_and_its_text_are_one_key() -> None:
     assert key_bytes(17, "key=") == key_bytes("17", "key=") == key_bytes(b"17", "key=")
 
 
+def _sent(metadata: Any, hash_key: str, key: bytes) -> Pairs:
+    return metadata_of(check_metadata(metadata), hash_key, key)
+
+
 @given(st.binary(min_size=1, max_size=64))
 def test_every_key_travels_untouched(key: bytes) -> None:
-    ((name, value),) = metadata_of(None, "session_id", key)
+    ((name, value),) = _sent(None, "session_id", key)
     if name == "session_id":
         assert isinstance(value, str)
         assert value.isascii()
@@ -108,13 +122,13 @@ def test_every_key_travels_untouched(key: bytes) -> None:
 
 
 def test_a_binary_hash_key_keeps_its_name() -> None:
-    assert metadata_of(None, "id-bin", b"abc") == [("id-bin", b"abc")]
+    assert _sent(None, "id-bin", b"abc") == [("id-bin", b"abc")]
 
 
 def test_metadata_may_be_a_dict_or_pairs_and_keeps_its_order() -> None:
     pairs: list[tuple[str, str | bytes]] = [("A", "1"), ("b-bin", b"\x00"), ("a", "2")]
-    assert metadata_of(pairs, "k", b"x") == [("a", "1"), ("b-bin", b"\x00"), ("a", "2"), ("k", "x")]
-    assert metadata_of({"k": "mine"}, "k", b"") == [("k", "mine")]
+    assert _sent(pairs, "k", b"x") == [("a", "1"), ("b-bin", b"\x00"), ("a", "2"), ("k", "x")]
+    assert _sent({"k": "mine"}, "k", b"") == [("k", "mine")]
 
 
 @pytest.mark.parametrize(
@@ -126,11 +140,43 @@ def test_metadata_may_be_a_dict_or_pairs_and_keeps_its_order() -> None:
         ({"a-bin": "1"}, "give str"),
         ({"a": "é"}, "printable ASCII"),
         ({"a": " 1"}, "printable ASCII"),
+        ({"a": "1\n"}, "printable ASCII"),
+        ({"a": "\ud800"}, "printable ASCII"),
+        ({"a": 1}, "of type int; give str"),
+        ({"a": None}, "of type NoneType; give str"),
+        ({"a b": "1"}, "'a b': use letters, digits"),
+        ({"": "1"}, "'': use letters, digits"),
+        ({"a\n": "1"}, "use letters, digits"),
+        ({"é": "1"}, "use letters, digits"),
+        ({":path": "/"}, "use letters, digits"),
+        ({"grpc-timeout": "1S"}, "'grpc-timeout' is one that gRPC or Tiltyard uses"),
+        ({"Tiltyard-Arm": "x"}, "'tiltyard-arm' is one that"),
+        ({"tiltyard-x-bin": b"x"}, "is one that"),
+        ({"te": "trailers"}, "'te' is one that"),
+        ({"Content-Type": "text/plain"}, "'content-type' is one that"),
+        ({"connection": "close"}, "is one that"),
+        ({"user-agent": "me"}, "is one that"),
+        ({1: "a"}, "pairs with str names"),
+        ([("a",)], "pairs with str names"),
+        (["ab"], "pairs with str names"),
+        ("ab", "of type str; give a dict"),
+        (7, "of type int; give a dict"),
     ],
 )
 def test_metadata_that_cannot_be_sent_is_refused(metadata: Any, says: str) -> None:
     with pytest.raises(InvalidArgumentError, match=says):
-        metadata_of(metadata, "k", b"key")
+        _sent(metadata, "k", b"key")
+
+
+@pytest.mark.parametrize("timeout", [0, -1, -0.5, float("nan"), float("inf"), 86_401, "1", None, True])
+def test_a_timeout_that_is_none_is_refused(timeout: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^timeout=.*; give "):
+        check_timeout(timeout)
+
+
+@pytest.mark.parametrize("timeout", [0.001, 1, 86_400, np.float32(2), np.int64(3)])
+def test_a_timeout_is_a_number_of_seconds(timeout: Any) -> None:
+    assert check_timeout(timeout) == float(timeout)
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,29 @@ def test_a_refused_input_is_not_sent(split: tiltyard.Pipeline, fake: FakeTiltyar
     assert fake.state.seen == []
 
 
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"metadata": {"grpc-timeout": "1S"}}, "'grpc-timeout' is one that"),
+        ({"metadata": {"a b": "1"}}, "use letters, digits"),
+        ({"timeout": 0}, "more than 0"),
+        ({"timeout": -1.0}, "more than 0"),
+    ],
+)
+def test_refused_metadata_and_timeouts_send_nothing(
+    split: tiltyard.Pipeline, fake: FakeTiltyard, asked: dict[str, Any], says: str
+) -> None:
+    before = dict(fake.state.calls)
+    with pytest.raises(InvalidArgumentError, match=says):
+        split.infer(ROW, **asked)
+    assert dict(fake.state.calls) == before, "not even what is deployed was asked for"
+
+
+def test_metadata_that_can_be_given_once_goes_with_every_request(split: tiltyard.Pipeline, fake: FakeTiltyard) -> None:
+    results = split.infer([ROW] * 20, metadata=iter([("session_id", "u-81")]))
+    assert len({result.arm for result in results}) == 1
+
+
 def test_a_failed_request_is_not_sent_again(split: tiltyard.Pipeline, fake: FakeTiltyard) -> None:
     fake.fail_next(
         "Predict",

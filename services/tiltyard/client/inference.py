@@ -11,7 +11,7 @@ import grpc
 
 from tiltyard.api.tfs.v1 import predict_pb2
 from tiltyard.client.connection import is_unreachable
-from tiltyard.client.inputs import Metadata, Prepared, metadata_of, prepare
+from tiltyard.client.inputs import Metadata, Pairs, Prepared, check_metadata, check_timeout, metadata_of, prepare
 from tiltyard.client.results import InferenceResult, ResultList, receipt_epoch, receipt_has_key
 from tiltyard.client.signatures import Signature, signature_of
 from tiltyard.client.status import serves
@@ -73,6 +73,7 @@ class Inference:
         timeout_s: float,
     ) -> ResultList:
         """Send one request for each row, one after the other; see ``Pipeline.infer``."""
+        timeout_s, given = check_timeout(timeout_s), check_metadata(metadata)  # before anything is sent or read
         target = self._target or self._read()
         try:
             requests = self._prepare(rows, target, key)
@@ -82,7 +83,7 @@ class Inference:
             if fresh == target:
                 raise
             target, requests = fresh, self._prepare(rows, fresh, key)
-        sent = [metadata_of(metadata, target.hash_key, request.key) for request in requests]
+        sent = [metadata_of(given, target.hash_key, request.key) for request in requests]
         results = ResultList()
         for i, (request, pairs) in enumerate(zip(requests, sent, strict=True)):
             place = f" (request {i + 1} of {len(requests)})" if len(requests) > 1 else ""
@@ -121,7 +122,7 @@ class Inference:
         return prepared
 
     def _ask(
-        self, request: Prepared, metadata: list[tuple[str, str | bytes]], target: _Target, timeout_s: float, place: str
+        self, request: Prepared, metadata: Pairs, target: _Target, timeout_s: float, place: str
     ) -> InferenceResult:
         connection = self._client._connection
         message = predict_pb2.PredictRequest(inputs=request.tensors)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +14,39 @@ from typing import Any
 import numpy as np
 
 from tiltyard.api.tfs.v1 import tensor_pb2
+from tiltyard.client import names
 from tiltyard.client.dtypes import by_number
 from tiltyard.client.signatures import Signature, TensorSpec, show_shape
 from tiltyard.client.tensors import encode
 from tiltyard.client.values import to_array
 from tiltyard.errors import InvalidArgumentError
 
-__all__ = ["MAX_KEY_BYTES", "Prepared", "key_bytes", "metadata_of", "prepare", "read_file", "rows_of"]
+__all__ = [
+    "MAX_KEY_BYTES",
+    "MAX_TIMEOUT_S",
+    "Metadata",
+    "Pairs",
+    "Prepared",
+    "check_metadata",
+    "check_timeout",
+    "key_bytes",
+    "metadata_of",
+    "prepare",
+    "read_file",
+    "rows_of",
+]
 
 MAX_KEY_BYTES = 1024
 """Longest key the router takes."""
+MAX_TIMEOUT_S = 86_400.0
+"""Longest deadline of a request, in seconds: a day."""
 
-Metadata = Mapping[str, str | bytes] | Sequence[tuple[str, str | bytes]]
+Metadata = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
+"""What callers may give."""
+Pairs = list[tuple[str, str | bytes]]
+"""What gRPC takes."""
+
+_METADATA_NAME = re.compile(r"[0-9a-z_.-]+")
 
 _FORMS = (
     "give a dict of inputs such as {'x': [[1.0, 2.0]]} (lists or numpy arrays), "
@@ -143,41 +166,74 @@ def key_bytes(value: object, what: str) -> bytes:
     return found
 
 
-def metadata_of(metadata: Metadata | None, hash_key: str, key: bytes) -> list[tuple[str, str | bytes]]:
-    """What is sent beside a request: the caller's metadata, then the key.
+def check_timeout(timeout: object) -> float:
+    """The deadline of a request in seconds.
+
+    Raises:
+        InvalidArgumentError: it is no time that a request could take.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float | np.integer | np.floating):
+        raise InvalidArgumentError(f"timeout= is of type {type(timeout).__name__}; give a number of seconds")
+    if not 0 < timeout <= MAX_TIMEOUT_S or math.isnan(timeout):
+        raise InvalidArgumentError(
+            f"timeout={timeout:g} is no time to wait; give more than 0 and at most {MAX_TIMEOUT_S:g} seconds"
+        )
+    return float(timeout)
+
+
+def check_metadata(metadata: Metadata | None) -> Pairs:
+    """The caller's metadata as gRPC takes it: names in lower case, in the order they were given.
+
+    Raises:
+        InvalidArgumentError: gRPC could not send it, or would send something else.
+    """
+    if isinstance(metadata, str | bytes) or not isinstance(metadata, Iterable | None):
+        raise InvalidArgumentError(
+            f"metadata= is of type {type(metadata).__name__}; give a dict, or (name, value) pairs"
+        )
+    pairs: Iterable[Any] = metadata.items() if isinstance(metadata, Mapping) else metadata or ()
+    return [_check_pair(pair) for pair in pairs]
+
+
+def _check_pair(pair: Any) -> tuple[str, str | bytes]:
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], str):
+        raise InvalidArgumentError(f"metadata holds {pair!r:.80}; give a dict, or (name, value) pairs with str names")
+    name, value = pair[0].lower(), pair[1]
+    if not _METADATA_NAME.fullmatch(name):
+        raise InvalidArgumentError(f"metadata name {name!r:.80}: use letters, digits, '_', '.' and '-'")
+    if names.is_taken_metadata(name):
+        raise InvalidArgumentError(f"metadata name {name!r} is one that gRPC or Tiltyard uses itself; take another")
+    if not isinstance(value, bytes if name.endswith("-bin") else str):
+        raise InvalidArgumentError(
+            f"metadata {name!r} has a value of type {type(value).__name__}; give str, or bytes for names ending in -bin"
+        )
+    if isinstance(value, str) and not (value.isascii() and _is_plain(value.encode())):
+        raise InvalidArgumentError(
+            f"metadata {name!r} has a value gRPC cannot carry; give printable ASCII, or bytes under {name + '-bin'!r}"
+        )
+    return name, value
+
+
+def metadata_of(pairs: Pairs, hash_key: str, key: bytes) -> Pairs:
+    """What is sent beside a request: the caller's metadata as ``check_metadata`` gave it, then the key.
 
     A key that is no plain printable ASCII goes under ``<hash_key>-bin``, whose values gRPC carries untouched.
 
     Raises:
-        InvalidArgumentError: the caller's metadata has a form gRPC cannot send, or holds the key a second time.
+        InvalidArgumentError: the caller's metadata holds the key a second time.
     """
-    pairs = list(metadata.items() if isinstance(metadata, Mapping) else metadata or ())
-    sent: list[tuple[str, str | bytes]] = []
-    for name, value in pairs:
-        name = name.lower()
-        if not isinstance(value, bytes if name.endswith("-bin") else str):
-            raise InvalidArgumentError(
-                f"metadata {name!r} has a value of type {type(value).__name__}; "
-                "give str, or bytes for names ending in -bin"
-            )
-        if isinstance(value, str) and not _is_plain(value.encode()):
-            raise InvalidArgumentError(
-                f"metadata {name!r} has a value gRPC cannot carry; "
-                f"give printable ASCII, or bytes under {name + '-bin'!r}"
-            )
-        if key and name in (hash_key, f"{hash_key}-bin"):
+    if not key:
+        return pairs
+    for name, _ in pairs:
+        if name in (hash_key, f"{hash_key}-bin"):
             raise InvalidArgumentError(
                 f"the key is given twice: as metadata {name!r} and as key= or field; leave one out"
             )
-        sent.append((name, value))
-    if key:
-        if hash_key.endswith("-bin"):
-            sent.append((hash_key, key))
-        elif _is_plain(key):
-            sent.append((hash_key, key.decode("ascii")))
-        else:
-            sent.append((f"{hash_key}-bin", key))
-    return sent
+    if hash_key.endswith("-bin"):
+        return [*pairs, (hash_key, key)]
+    if _is_plain(key):
+        return [*pairs, (hash_key, key.decode("ascii"))]
+    return [*pairs, (f"{hash_key}-bin", key)]
 
 
 def _is_plain(value: bytes) -> bool:
@@ -250,7 +306,7 @@ def _parse_float(text: str) -> float:
 def _parse_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        all_names = [name for name, _ in pairs]
+        twice = next(name for name in all_names if all_names.count(name) > 1)
         raise InvalidArgumentError(f"the name {twice!r} stands twice in one object; keep one of them")
     return found

@@ -6,12 +6,39 @@ import re
 
 from tiltyard.errors import InvalidArgumentError
 
-__all__ = ["check_arm", "check_metric", "check_name", "check_pipeline", "last", "split_pipeline", "version_of"]
+__all__ = [
+    "check_arm",
+    "check_metric",
+    "check_name",
+    "check_pipeline",
+    "is_taken_metadata",
+    "last",
+    "split_pipeline",
+    "version_of",
+]
 
 _NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _PIPELINE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
 _ARM = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _METRIC = re.compile(r"[a-z0-9_.-]{1,64}")
+
+# Metadata of these names never reaches the router as the caller wrote it, or ends the call.
+_TAKEN_PREFIXES = ("grpc-", "tiltyard-", ":")
+_TAKEN_METADATA = frozenset(
+    {
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
 
 
 def check_name(name: str, what: str) -> str:
@@ -34,6 +61,11 @@ def check_pipeline(name: str) -> str:
     return _check(
         _PIPELINE, name, "pipeline", "up to 63 lower-case letters, digits and dashes, not beginning or ending in a dash"
     )
+
+
+def is_taken_metadata(name: str) -> bool:
+    """Whether gRPC, HTTP/2 or Tiltyard uses metadata of this (lower-case) name itself."""
+    return name.startswith(_TAKEN_PREFIXES) or name in _TAKEN_METADATA
 
 
 def check_arm(name: str) -> str:

@@ -439,11 +439,12 @@ class Pipeline:
             x: inputs by name, ``{"text_input": [[...], [...]]}`` with lists or numpy arrays, or a list of such dicts.
                 A field named like the pipeline's ``hash_key`` that is no input of the model is sent as the key.
             key: the key of all requests of this call; wins over the field.
-            metadata: gRPC metadata to send along.
-            timeout: deadline of each request in seconds.
+            metadata: gRPC metadata to send along, a dict or pairs: str values, bytes for names ending in ``-bin``.
+            timeout: deadline of each request in seconds, more than 0 and at most a day.
 
         Raises:
-            InvalidArgumentError: an input is missing, unknown, or not exactly representable; nothing was sent.
+            InvalidArgumentError: an input is missing, unknown, or not exactly representable, or the metadata or timeout
+                cannot be; nothing was sent.
             FailedPreconditionError: the pipeline is not deployed.
             InferenceError: a request failed; carries the status, the receipt, the arm, and the results before it.
         """

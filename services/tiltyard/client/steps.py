@@ -38,11 +38,6 @@ MAX_METRICS = 8
 WeightedModel = tuple[Weight, "ModelVersion"] | tuple[Weight, "ModelVersion", str]
 
 _HASH_KEY = re.compile(r"[a-z0-9_.-]{1,64}")
-# Metadata of these names never reaches the router as the caller wrote it.
-_TAKEN_METADATA = ("grpc-", "tiltyard-", ":")
-_TAKEN_NAMES = frozenset(
-    {"content-type", "te", "user-agent", "host", "connection", "content-length", "transfer-encoding"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +233,6 @@ def _check_hash_key(hash_key: str | None) -> str:
         raise InvalidArgumentError(
             f"hash_key {hash_key!r} is none; use up to 64 of the characters a-z 0-9 _ . - (metadata is lower case)"
         )
-    if hash_key.startswith(_TAKEN_METADATA) or hash_key in _TAKEN_NAMES:
+    if names.is_taken_metadata(hash_key):
         raise InvalidArgumentError(f"hash_key {hash_key!r} is a name gRPC or Tiltyard uses itself; take another")
     return hash_key
