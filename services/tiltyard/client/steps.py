@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -16,6 +15,7 @@ from tiltyard.api.common.v1 import metric_pb2
 from tiltyard.api.control.v1 import pipeline_pb2
 from tiltyard.client import names
 from tiltyard.errors import InvalidArgumentError, UnsupportedError
+from tiltyard.hash_key import check_hash_key
 from tiltyard.slots import MAX_ARMS, Weight, exact_weights, shares
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ __all__ = [
 MAX_METRICS = 8
 
 WeightedModel = tuple[Weight, "ModelVersion"] | tuple[Weight, "ModelVersion", str]
-
-_HASH_KEY = re.compile(r"[a-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,10 +227,9 @@ def _names(arms: list[tuple[ModelVersion, str | None]]) -> list[str]:
 def _check_hash_key(hash_key: str | None) -> str:
     if not hash_key:
         return ""
-    if not isinstance(hash_key, str) or not _HASH_KEY.fullmatch(hash_key):
-        raise InvalidArgumentError(
-            f"hash_key {hash_key!r} is none; use up to 64 of the characters a-z 0-9 _ . - (metadata is lower case)"
-        )
-    if names.is_taken_metadata(hash_key):
-        raise InvalidArgumentError(f"hash_key {hash_key!r} is a name gRPC or Tiltyard uses itself; take another")
+    if not isinstance(hash_key, str):
+        raise InvalidArgumentError(f"hash_key {hash_key!r} is no text; give the name of the key")
+    check_hash_key(hash_key)
+    if hash_key == "user-agent":  # the router would read it, but gRPC's Python client always writes its own
+        raise InvalidArgumentError("hash_key 'user-agent' is a name gRPC uses itself; take another")
     return hash_key

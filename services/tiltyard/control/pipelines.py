@@ -12,6 +12,7 @@ from typing import Any
 
 from tiltyard.control.names import ModelRef, PipelineRef
 from tiltyard.errors import InvalidArgumentError
+from tiltyard.hash_key import check_hash_key
 from tiltyard.slots import MAX_ARMS, shares
 
 MAX_METRICS = 8
@@ -210,17 +211,6 @@ def _named(arms: Sequence[ArmSpec]) -> tuple[ArmSpec, ...]:
 
 def _default_name(model: ModelRef, of_model: Counter[str]) -> str:
     return f"{model.model}-v{model.version}" if of_model[model.model] > 1 else model.model
-
-
-def check_hash_key(key: str) -> None:
-    """Raise ``InvalidArgumentError`` unless a request can carry the key under this name."""
-    if not _KEY.fullmatch(key):
-        raise InvalidArgumentError(
-            f"hash_key {key!r}: use lower-case letters, digits, '_', '.' and '-', at most 64 characters "
-            "(names of metadata are lower case)"
-        )
-    if key.startswith(("tiltyard-", "grpc-")):
-        raise InvalidArgumentError(f"hash_key {key!r}: metadata that begins so never reaches the split; use another")
 
 
 def _check_metric_names(metrics: Sequence[MetricSpec]) -> None:

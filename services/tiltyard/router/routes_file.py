@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from tiltyard.errors import ConfigError, InvalidArgumentError
+from tiltyard.hash_key import check_hash_key
 from tiltyard.router.addresses import address_fault
 from tiltyard.router.plain_yaml import Mapping, Node, Scalar, Sequence, parse_plain_yaml, read_text
 from tiltyard.router.spec import ArmSpec, MetricSpec
@@ -131,7 +132,7 @@ class _Reader:
         name = self._name(fields["name"], "pipeline name", _PIPELINE_NAME, "letters, digits, _ . -, and at most one /")
         hash_key = ""
         if "hash_key" in fields:
-            hash_key = self._name(fields["hash_key"], "hash_key", _KEY_NAME, "1 to 64 of a-z 0-9 _ . -")
+            hash_key = self._hash_key(fields["hash_key"])
         salt = name.encode()
         if "salt" in fields:
             salt = self._text(fields["salt"], "salt", most=256, empty=True).encode()
@@ -289,6 +290,14 @@ class _Reader:
         text = self._text(node, what, most=256)
         if not form.fullmatch(text):
             raise self._refuse(node.line, f"{what} {text!r} is not allowed; use {rule}")
+        return text
+
+    def _hash_key(self, node: Node) -> str:
+        text = self._text(node, "hash_key", most=256)
+        try:
+            check_hash_key(text)
+        except InvalidArgumentError as error:
+            raise self._refuse(node.line, error.message) from error
         return text
 
     def _integer(self, node: Node, what: str, low: int, high: int) -> int:
