@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -450,17 +451,52 @@ def test_what_is_no_model_is_refused(wl: tiltyard.Client, fake: FakeTiltyard, tm
         wl.upload_model("m", tmp_path / "nothing.zip")
     with pytest.raises(ModelUploadError, match=r"holds no saved_model\.pb"):
         wl.upload_model("m", tmp_path)
-    linked = tmp_path / "linked"
-    linked.mkdir()
-    (linked / "saved_model.pb").write_bytes(GRAPH)
-    (linked / "variables").symlink_to(tmp_path)
-    with pytest.raises(ModelUploadError, match="link to a folder"):
-        wl.upload_model("m", linked)
     assert not fake.state.calls
     with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
         pass
     with pytest.raises(ModelUploadError, match=r"upload model 'm': no saved_model\.pb in it"):
         wl.upload_model("m", tmp_path / "empty.zip")
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("1/variables", "secrets"),
+        ("1/assets/vocabulary.txt", "secrets/key"),
+        ("1/assets/vocabulary.txt", "served/1/saved_model.pb"),  # inside: refused as well, as in a zip
+        ("1/assets/vocabulary.txt", "nothing"),
+    ],
+)
+def test_links_in_a_folder_are_refused_and_nothing_is_sent(
+    wl: tiltyard.Client, fake: FakeTiltyard, tmp_path: Path, link: str, target: str
+) -> None:
+    served = tmp_path / "served"
+    (served / "1" / "assets").mkdir(parents=True)
+    (served / "1" / "saved_model.pb").write_bytes(GRAPH)
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "key").write_bytes(b"secret")
+    (served / link).symlink_to(tmp_path / target)
+    for given in (served, served / "1"):
+        with pytest.raises(ModelUploadError, match=rf"served/{link}' is a link, and links are not followed"):
+            wl.upload_model("m", given)
+    assert not fake.state.calls
+
+
+def test_a_linked_graph_or_version_folder_is_refused_and_a_linked_way_to_it_is_not(
+    wl: tiltyard.Client, fake: FakeTiltyard, tmp_path: Path
+) -> None:
+    real, by_file, by_folder = tmp_path / "real", tmp_path / "by-file", tmp_path / "by-folder"
+    for folder in (real, by_file, by_folder):
+        folder.mkdir()
+    (real / "saved_model.pb").write_bytes(GRAPH)
+    (by_file / "saved_model.pb").symlink_to(real / "saved_model.pb")
+    (by_folder / "1").symlink_to(real)
+    for given in (by_file, by_folder):
+        with pytest.raises(ModelUploadError, match="is a link"):
+            wl.upload_model("m", given)
+    assert not fake.state.calls
+    (tmp_path / "current").symlink_to(real)  # named by the caller, who knows where it leads
+    assert wl.upload_model("m", tmp_path / "current").version() == "1"
 
 
 def test_a_file_that_stops_being_readable_is_named(
@@ -527,6 +563,59 @@ def test_other_runtimes_are_refused(wl: tiltyard.Client, model_zip: Callable[...
     assert model.configure() is model.configure("TensorFlow") is model
     with pytest.raises(UnsupportedError, match="'onnx'"):
         model.configure("onnx")
+
+
+class Framework(str, Enum):  # noqa: UP042 - str() of a member is not its value, unlike StrEnum's
+    """As the Wallaroo SDK has it."""
+
+    TENSORFLOW = "tensorflow"
+    ONNX = "onnx"
+
+
+def test_the_framework_is_tensorflow(wl: tiltyard.Client, fake: FakeTiltyard, model_zip: Callable[..., Path]) -> None:
+    path = model_zip()
+    for other in ("onnx", Framework.ONNX, "", 7):
+        with pytest.raises(InvalidArgumentError, match=r"^framework .*'tensorflow' only; export it as a SavedModel"):
+            wl.upload_model("m", path, framework=other)  # type: ignore[arg-type]
+    assert not fake.state.calls
+    for given in (None, "tensorflow", "TensorFlow", Framework.TENSORFLOW):
+        model = wl.upload_model("m", path, framework=given)
+        assert model.configure(given) is model
+    assert model.version() == "4"
+
+
+CONFIGURE = (
+    "tensor_fields",
+    "filter_threshold",
+    "input_schema",
+    "output_schema",
+    "batch_config",
+    "dynamic_batching_config",
+    "continuous_batching_config",
+    "openai_config",
+)
+
+
+def test_wallaroos_options_of_configure_may_be_named_and_not_set(
+    wl: tiltyard.Client, model_zip: Callable[..., Path]
+) -> None:
+    model = wl.upload_model("m", model_zip())
+    assert model.configure(runtime="tensorflow", **dict.fromkeys(CONFIGURE)) is model
+    for name in CONFIGURE:
+        with pytest.raises(UnsupportedError, match=rf"configure\({name}='x'\) is not supported.*leave {name}= out"):
+            model.configure(**{name: "x"})  # type: ignore[arg-type]
+
+
+def test_wallaroos_options_of_deploy_may_be_named_and_not_set(split: tiltyard.Pipeline, fake: FakeTiltyard) -> None:
+    assert split.deploy(deployment_config=None, wait_for_status=True) is split
+    before = dict(fake.state.calls)
+    with pytest.raises(
+        UnsupportedError, match=r"deploy\(deployment_config=\{'cpus': 1\}\).*leave deployment_config= out"
+    ):
+        split.deploy(deployment_config={"cpus": 1})  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match=r"wait_for_status=False\).*leave it out, and limit the time with wait="):
+        split.deploy(wait_for_status=False)
+    assert dict(fake.state.calls) == before
 
 
 def test_a_closed_client_says_so(fake: FakeTiltyard) -> None:

@@ -12,7 +12,7 @@ from tiltyard.api.control.v1 import deployment_pb2, model_pb2, pipeline_pb2, wor
 from tiltyard.api.outcomes.v1 import outcome_pb2
 from tiltyard.client import names
 from tiltyard.client.connection import PAGE_SIZE, Connection, pages
-from tiltyard.client.models import ModelList, ModelVersion
+from tiltyard.client.models import ModelList, ModelVersion, is_tensorflow
 from tiltyard.client.pipelines import Pipeline, PipelineList
 from tiltyard.client.reports import Report, report_from
 from tiltyard.client.uploads import Source, find_source, upload_requests
@@ -141,18 +141,24 @@ class Client:
 
     # -- models --------------------------------------------------------------------------------------------------------
 
-    def upload_model(self, name: str, path: str | os.PathLike[str]) -> ModelVersion:
+    def upload_model(self, name: str, path: str | os.PathLike[str], *, framework: str | None = None) -> ModelVersion:
         """Upload a SavedModel as a new version of the model ``name`` in the current workspace.
 
         Args:
             name: the model's name.
             path: a zip file that holds a SavedModel, or a SavedModel folder.
+            framework: ``"tensorflow"``, the only one there is; may be left out.
 
         Raises:
             ModelUploadError: there is no such file, or it is unsafe or no SavedModel; nothing of it was kept.
-            InvalidArgumentError: the name is none.
+            InvalidArgumentError: the name is none, or the framework another.
         """
         names.check_name(name, "model")
+        if framework is not None and not is_tensorflow(framework):
+            raise InvalidArgumentError(
+                f"framework {framework!r}: models run on 'tensorflow' only; export it as a SavedModel, "
+                "and leave framework= out"
+            )
         source = find_source(path)
         what = f"upload model {name!r}"
         try:

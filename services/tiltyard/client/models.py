@@ -15,7 +15,28 @@ from tiltyard.errors import UnsupportedError
 if TYPE_CHECKING:
     from tiltyard.client.client import Client
 
-__all__ = ["ModelList", "ModelVersion"]
+__all__ = ["ModelList", "ModelVersion", "is_tensorflow", "refuse_set"]
+
+
+def is_tensorflow(name: object) -> bool:
+    """Whether a framework or runtime, as people name it, is TensorFlow; members of enums of ``str`` are names too."""
+    return isinstance(name, str) and name.lower() == "tensorflow"
+
+
+def refuse_set(call: str, options: Mapping[str, object], instead: str) -> None:
+    """Refuse options of the Wallaroo SDK that mean nothing here, unless they are None.
+
+    Args:
+        call: the method, for the message.
+        options: by name.
+        instead: what to do.
+
+    Raises:
+        UnsupportedError: one of them is set.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise UnsupportedError(f"{call}({name}={value!r:.80}) is not supported: {instead}; leave {name}= out")
 
 
 class ModelVersion:
@@ -77,17 +98,42 @@ class ModelVersion:
         """All versions of this model, newest first."""
         return self._client._model_versions(self._proto.name.rpartition("/versions/")[0])
 
-    def configure(self, runtime: str | None = None) -> ModelVersion:
+    def configure(
+        self,
+        runtime: str | None = None,
+        *,
+        tensor_fields: None = None,
+        filter_threshold: None = None,
+        input_schema: None = None,
+        output_schema: None = None,
+        batch_config: None = None,
+        dynamic_batching_config: None = None,
+        continuous_batching_config: None = None,
+        openai_config: None = None,
+    ) -> ModelVersion:
         """Say what the model runs on, and get the model back.
+
+        The other options are those of the Wallaroo SDK, for scripts that name them with their default, None.
 
         Args:
             runtime: ``"tensorflow"``; the only one there is.
 
         Raises:
-            UnsupportedError: another runtime was asked for.
+            UnsupportedError: another runtime was asked for, or another option is set.
         """
-        if runtime is not None and str(runtime).lower() != "tensorflow":
+        if runtime is not None and not is_tensorflow(runtime):
             raise UnsupportedError(f"runtime {runtime!r}: models run on 'tensorflow' only; export it as a SavedModel")
+        options = {
+            "tensor_fields": tensor_fields,
+            "filter_threshold": filter_threshold,
+            "input_schema": input_schema,
+            "output_schema": output_schema,
+            "batch_config": batch_config,
+            "dynamic_batching_config": dynamic_batching_config,
+            "continuous_batching_config": continuous_batching_config,
+            "openai_config": openai_config,
+        }
+        refuse_set("configure", options, "a model's inputs and outputs are those its SavedModel declares")
         return self
 
     def __eq__(self, other: object) -> bool:

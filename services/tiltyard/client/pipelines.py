@@ -16,7 +16,7 @@ from tiltyard.client import names
 from tiltyard.client.connection import PAGE_SIZE, pages
 from tiltyard.client.inference import Inference
 from tiltyard.client.inputs import Metadata, read_file, rows_of
-from tiltyard.client.models import ModelVersion
+from tiltyard.client.models import ModelVersion, refuse_set
 from tiltyard.client.reports import Report
 from tiltyard.client.results import ResultList
 from tiltyard.client.signatures import check_arms_agree
@@ -34,7 +34,14 @@ from tiltyard.client.steps import (
     whole_weights,
 )
 from tiltyard.client.tables import TableList, card, when
-from tiltyard.errors import DeployError, FailedPreconditionError, InvalidArgumentError, TiltyardError, TiltyardWarning
+from tiltyard.errors import (
+    DeployError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    TiltyardError,
+    TiltyardWarning,
+    UnsupportedError,
+)
 
 if TYPE_CHECKING:
     from tiltyard.client.client import Client
@@ -319,7 +326,14 @@ class Pipeline:
 
     # -- deployment ----------------------------------------------------------------------------------------------------
 
-    def deploy(self, *, wait: float = 45.0, reshuffle: bool = False) -> Pipeline:
+    def deploy(
+        self,
+        *,
+        wait: float = 45.0,
+        reshuffle: bool = False,
+        deployment_config: None = None,
+        wait_for_status: bool = True,
+    ) -> Pipeline:
         """Put the pipeline in force and wait until it serves; what was in force before serves until then.
 
         The steps become a new version unless they are those of the version this object was loaded from. Things worth
@@ -328,12 +342,21 @@ class Pipeline:
         Args:
             wait: how long models may take to become available, in seconds; at most 600.
             reshuffle: deal keys to the arms afresh.
+            deployment_config: of the Wallaroo SDK; None is all it may be.
+            wait_for_status: of the Wallaroo SDK; True is all it may be.
 
         Raises:
+            UnsupportedError: ``deployment_config`` is set, or ``wait_for_status`` is not True.
             DeployError: a model did not become available; what was in force before still is.
             FailedPreconditionError: the pipeline has no steps.
             InvalidArgumentError: the steps or metrics make no sense together.
         """
+        refuse_set("deploy", {"deployment_config": deployment_config}, "model servers run where they were started")
+        if wait_for_status is not True:
+            raise UnsupportedError(
+                f"deploy(wait_for_status={wait_for_status!r}) is not supported: deploy returns once the pipeline "
+                "serves; leave it out, and limit the time with wait="
+            )
         if not self._steps:
             raise FailedPreconditionError(
                 f"pipeline {self.name()!r} has no steps; add_model_step(model) or add_random_split([...]) first, "

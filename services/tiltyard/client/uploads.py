@@ -37,7 +37,7 @@ def find_source(path: str | os.PathLike[str]) -> Source:
     """Look at a zip file or SavedModel folder; a folder that only holds one (TensorFlow Serving's ``1/``) will do.
 
     Raises:
-        ModelUploadError: there is nothing, or no SavedModel, or a linked folder within it.
+        ModelUploadError: there is nothing, or no SavedModel, or a link within it: where it leads may be anything.
     """
     place = Path(path).expanduser()
     if place.is_file():
@@ -79,6 +79,7 @@ def _saved_model_folder(place: Path) -> Path:
         return place
     inner = [child for child in place.iterdir() if (child / "saved_model.pb").is_file()]
     if len(inner) == 1:
+        _check_no_link(inner[0])
         return inner[0]
     found = "several folders" if inner else "no folder"
     raise ModelUploadError(
@@ -92,9 +93,16 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
         subfolders.sort()
         here = Path(folder)
         for subfolder in subfolders:
-            if (here / subfolder).is_symlink():
-                raise ModelUploadError(f"{str(here / subfolder)!r} is a link to a folder; put the folder itself there")
+            _check_no_link(here / subfolder)
         for name in sorted(names):
+            _check_no_link(here / name)
             if not (here / name).is_file():
                 raise ModelUploadError(f"{str(here / name)!r} is no regular file; remove it from the model's folder")
             yield (here / name).relative_to(root).as_posix(), here / name
+
+
+def _check_no_link(place: Path) -> None:
+    if place.is_symlink():
+        raise ModelUploadError(
+            f"{str(place)!r} is a link, and links are not followed; put there what it leads to (cp -rL copies so)"
+        )
