@@ -175,6 +175,7 @@ def refused_up(data_dir: Path, listen: str) -> str:
 def test_a_second_one_is_told_who_holds_the_folder(cluster: Cluster) -> None:
     said = refused_up(cluster.data_dir, "127.0.0.1:0")
     assert f"process {cluster.pid}, since 20" in said
+    assert f"serving {cluster.address})" in said, "the port it got, not the 0 it was told"
 
 
 def test_a_taken_port_is_said_before_anything_starts(cluster: Cluster, tmp_path: Path) -> None:

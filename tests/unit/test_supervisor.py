@@ -19,7 +19,7 @@ from click import Command
 from tiltyard.cli.main import cli
 from tiltyard.cli.main import main as cli_main
 from tiltyard.errors import ConfigError, DeadlineError, FailedPreconditionError, UnavailableError, UnsupportedError
-from tiltyard.supervisor.app import Up, UpSettings
+from tiltyard.supervisor.app import Up, UpSettings, build_up
 from tiltyard.supervisor.children import STOP_ORDER, ChildSpec, plan_children
 from tiltyard.supervisor.folder import SOCKETS, DataFolder, open_folder
 from tiltyard.supervisor.ports import hold_port
@@ -124,6 +124,28 @@ def test_a_second_holder_hears_who_the_first_is(tmp_path: Path) -> None:
     assert f"kill {os.getpid()}" in said
     first.close()
     hold(tmp_path).close()
+
+
+def test_a_second_up_hears_the_port_the_first_got(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tiltyard.supervisor.app.check_installed", lambda: None)
+    settings = UpSettings(data_dir=tmp_path / "data", listen="127.0.0.1:0")
+    up = build_up(settings, say=ignore)
+    with pytest.raises(FailedPreconditionError) as refused:
+        build_up(settings, say=ignore)
+    assert not up.address.endswith(":0")
+    assert f"serving {up.address})" in refused.value.message
+    up._folder.close()
+    up._front.close()
+    up._model_server.close()
+
+
+def test_a_shorter_address_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None:
+    folder = hold(tmp_path)
+    folder.say_holder("127.0.0.1:50000")
+    folder.say_holder("[::1]:1")
+    with pytest.raises(FailedPreconditionError, match=r"serving \[::1\]:1\)"):
+        hold(tmp_path)
+    folder.close()
 
 
 def test_an_empty_or_own_folder_that_others_may_read_is_closed_and_that_is_said(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def build_up(settings: UpSettings, *, say: Callable[[str], None], clock: Callabl
         undo.callback(folder.close)
         front = hold_port(settings.listen)
         undo.callback(front.close)
+        folder.say_holder(front.address)  # port 0 has become a real one
         model_server = hold_port("127.0.0.1:0")
         undo.callback(model_server.close)
         specs = plan_children(

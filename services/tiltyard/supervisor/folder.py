@@ -16,7 +16,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -56,10 +56,18 @@ class DataFolder:
         sockets: folder for UNIX sockets, its path short and plain enough.
     """
 
-    def __init__(self, path: Path, lock_fd: int, sockets: Path) -> None:
+    def __init__(self, path: Path, lock_fd: int, sockets: Path, *, since: str = "") -> None:
         self.path = path
         self.sockets = sockets
         self._lock_fd = lock_fd
+        self._since = since
+
+    def say_holder(self, listen: str) -> None:
+        """Write down for others who want the folder who holds it, and the address it serves."""
+        holder = _Holder(pid=os.getpid(), since=self._since, listen=listen, sockets=str(self.sockets))
+        text = json.dumps(asdict(holder)).encode() + b"\n"
+        os.pwrite(self._lock_fd, text, 0)  # first: whoever reads in between finds it whole, or no JSON
+        os.ftruncate(self._lock_fd, len(text))
 
     def close(self) -> None:
         """Remove the sockets and let go of the folder. May be called twice."""
@@ -91,7 +99,8 @@ def open_folder(path: Path, *, listen: str, now: datetime, say: Callable[[str], 
 
     Args:
         path: where it is.
-        listen: the address this ``up`` will serve, for others who want the folder.
+        listen: the address this ``up`` is to serve, for others who want the folder; ``say_holder`` tells them the one
+            it got.
         now: the time, for the same.
         say: takes what the user should know.
 
@@ -111,18 +120,13 @@ def open_folder(path: Path, *, listen: str, now: datetime, say: Callable[[str], 
         before = _take_lock(lock_fd, path)
         _remove_left_sockets(before.sockets)
         sockets = _socket_folder(path)
-        holder = {
-            "pid": os.getpid(),
-            "since": now.astimezone().isoformat(sep=" ", timespec="seconds"),
-            "listen": listen,
-            "sockets": str(sockets),
-        }
-        os.ftruncate(lock_fd, 0)
-        os.pwrite(lock_fd, json.dumps(holder).encode() + b"\n", 0)
+        since = now.astimezone().isoformat(sep=" ", timespec="seconds")
+        folder = DataFolder(path, lock_fd, sockets, since=since)
+        folder.say_holder(listen)
     except BaseException:
         os.close(lock_fd)
         raise
-    return DataFolder(path, lock_fd, sockets)
+    return folder
 
 
 def _check_private(path: Path, say: Callable[[str], None]) -> None:
