@@ -2,35 +2,32 @@
 """The client side: sessions to model servers and services."""
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport strlen, strncmp
 
 from tiltyard_router.c_nghttp2 cimport (
     NGHTTP2_CANCEL, NGHTTP2_DATA, NGHTTP2_DATA_FLAG_EOF, NGHTTP2_DATA_FLAG_NO_COPY, NGHTTP2_ERR_CALLBACK_FAILURE,
     NGHTTP2_ERR_DEFERRED, NGHTTP2_FLAG_ACK, NGHTTP2_FLAG_END_STREAM, NGHTTP2_FLAG_NONE, NGHTTP2_GOAWAY, NGHTTP2_HEADERS,
-    NGHTTP2_NO_ERROR, NGHTTP2_NV_FLAG_NONE, NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_SETTINGS, NGHTTP2_SETTINGS_ENABLE_PUSH,
-    NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE,
-    NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, nghttp2_data_provider,
-    nghttp2_data_source, nghttp2_frame, nghttp2_nv, nghttp2_option, nghttp2_option_new,
+    NGHTTP2_NV_FLAG_NONE, NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_SETTINGS, NGHTTP2_SETTINGS_ENABLE_PUSH,
+    NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES,
+    nghttp2_data_provider, nghttp2_data_source, nghttp2_frame, nghttp2_nv, nghttp2_option, nghttp2_option_new,
     nghttp2_option_set_no_auto_window_update, nghttp2_option_set_no_closed_streams, nghttp2_rcbuf, nghttp2_session,
-    nghttp2_session_callbacks, nghttp2_session_callbacks_new,
-    nghttp2_session_callbacks_set_on_begin_headers_callback, nghttp2_session_callbacks_set_on_data_chunk_recv_callback,
-    nghttp2_session_callbacks_set_on_frame_recv_callback, nghttp2_session_callbacks_set_on_header_callback2,
-    nghttp2_session_callbacks_set_on_stream_close_callback, nghttp2_session_callbacks_set_send_data_callback,
-    nghttp2_session_client_new3, nghttp2_session_get_stream_user_data,
+    nghttp2_session_callbacks, nghttp2_session_callbacks_new, nghttp2_session_callbacks_set_on_begin_headers_callback,
+    nghttp2_session_callbacks_set_on_data_chunk_recv_callback, nghttp2_session_callbacks_set_on_frame_recv_callback,
+    nghttp2_session_callbacks_set_on_header_callback2, nghttp2_session_callbacks_set_on_stream_close_callback,
+    nghttp2_session_callbacks_set_send_data_callback, nghttp2_session_client_new3, nghttp2_session_get_stream_user_data,
     nghttp2_session_set_local_window_size, nghttp2_settings_entry, nghttp2_submit_request, nghttp2_submit_settings)
 from tiltyard_router.c_uv cimport uv_now
 from tiltyard_router.conn cimport conn_credit, conn_mark, conn_send_data, conn_start
 from tiltyard_router.headers cimport (
-    TY_H_CONTENT_TYPE, TY_H_GRPC_ACCEPT_ENCODING, TY_H_GRPC_ENCODING, TY_H_OTHER, TY_H_PATH, TY_H_USER_AGENT,
-    header_nv, headers_add, headers_clear, headers_get, name_flags, number_write, text_nv, ty_text)
+    TY_H_GRPC_ACCEPT_ENCODING, TY_H_GRPC_ENCODING, TY_H_OTHER, TY_H_PATH, TY_H_USER_AGENT, header_nv, headers_add,
+    headers_clear, headers_get, name_flags, number_write, text_nv, ty_text)
 from tiltyard_router.model cimport (
     TY_CONN_WINDOW, TY_HDR_BYTES, TY_HDR_MAX, TY_KIND_PASS, TY_ST_DONE, TY_ST_SENT, TY_WINDOW, ty_backend, ty_conn,
-    ty_endpoint, ty_header, ty_queue, ty_stream)
+    ty_header, ty_queue, ty_stream)
 from tiltyard_router.pool cimport pool_conn_gone, pool_ready, pool_room
 from tiltyard_router.status cimport TY_ERR_CLOSED, TY_ERR_NOMEM
-from tiltyard_router.stream cimport (
-    stream_answer_data, stream_answer_end, stream_answer_head, stream_back_closed, stream_drained)
+from tiltyard_router.stream cimport stream_answer_data, stream_answer_end, stream_answer_head, stream_back_closed
 
 cdef nghttp2_session_callbacks *callbacks = NULL
 cdef nghttp2_option *option = NULL

@@ -3,15 +3,15 @@
 from libc.string cimport memcpy, memset
 
 from tiltyard_router.c_nghttp2 cimport (
-    NGHTTP2_ERR_CALLBACK_FAILURE, NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_ERR_WOULDBLOCK, nghttp2_data_source, nghttp2_frame, nghttp2_session,
-    nghttp2_session_del, nghttp2_session_mem_recv, nghttp2_session_mem_send, nghttp2_session_want_read,
-    nghttp2_session_want_write)
+    NGHTTP2_ERR_CALLBACK_FAILURE, NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_ERR_WOULDBLOCK, nghttp2_data_source,
+    nghttp2_frame, nghttp2_session, nghttp2_session_del, nghttp2_session_mem_recv, nghttp2_session_mem_send,
+    nghttp2_session_want_read, nghttp2_session_want_write)
 from tiltyard_router.c_uv cimport (
     UV_EAGAIN, UV_EOF, uv_buf_t, uv_close, uv_handle_t, uv_idle_start, uv_idle_stop, uv_idle_t, uv_pipe_init,
     uv_read_start, uv_stream_t, uv_tcp_init, uv_try_write, uv_write, uv_write_t)
 from tiltyard_router.mem cimport buf_bytes, buf_decref, buf_new_read, mem_alloc, mem_free, ty_buf
 from tiltyard_router.model cimport (
-    TY_COPY_BELOW, TY_FRONT, TY_OUT_COPY, TY_OUT_IOV, TY_OUT_REF, TY_OUT_SOFT, ty_conn, ty_loop, ty_queue)
+    TY_COPY_BELOW, TY_FRONT, TY_OUT_IOV, TY_OUT_REF, TY_OUT_SOFT, ty_conn, ty_loop, ty_queue)
 from tiltyard_router.queue cimport out_copy, out_mark_run, queue_send
 from tiltyard_router.status cimport TY_ERR_NOMEM
 
@@ -157,8 +157,8 @@ cdef int conn_send_data(nghttp2_session *session, nghttp2_frame *frame, const ui
     cdef uint32_t segments = <uint32_t>(length // TY_COPY_BELOW + 2)
     if q.unsent < length:              # the call failed after the frame was promised: its stream ends, nothing else
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
-    # Programmer's Guide, nghttp2_send_data_callback: WOULDBLOCK leaves the frame for the next mem_send. The bound is the
-    # soft one here, too: a frame of another kind may follow within the same mem_send, and it is copied behind this one.
+    # Programmer's Guide, nghttp2_send_data_callback: WOULDBLOCK leaves the frame for the next mem_send. The bound is
+    # the soft one here, too: a frame of another kind may follow within the same mem_send, copied behind this one.
     if (loop.out_len > TY_OUT_SOFT or loop.out_refs + length > TY_OUT_REF
             or loop.n_iov + 2 * segments > TY_OUT_IOV):
         loop.out_full = 1

@@ -2,23 +2,22 @@
 """The server side: clients' connections and their HTTP/2 sessions."""
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t, uint8_t
 
 from tiltyard_router.c_nghttp2 cimport (
-    NGHTTP2_DATA, NGHTTP2_ERR_CALLBACK_FAILURE, NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_FLAG_ACK,
-    NGHTTP2_FLAG_END_STREAM, NGHTTP2_FLAG_NONE, NGHTTP2_HCAT_REQUEST, NGHTTP2_HEADERS, NGHTTP2_NO_ERROR, NGHTTP2_PING,
-    NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS,
-    NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, nghttp2_frame, nghttp2_option, nghttp2_option_new,
+    NGHTTP2_DATA, NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_FLAG_ACK, NGHTTP2_FLAG_END_STREAM, NGHTTP2_FLAG_NONE,
+    NGHTTP2_HCAT_REQUEST, NGHTTP2_HEADERS, NGHTTP2_NO_ERROR, NGHTTP2_PING, NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE,
+    NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE,
+    NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, nghttp2_frame, nghttp2_option, nghttp2_option_new,
     nghttp2_option_set_max_outbound_ack, nghttp2_option_set_no_auto_window_update, nghttp2_option_set_no_closed_streams,
     nghttp2_rcbuf, nghttp2_session, nghttp2_session_callbacks, nghttp2_session_callbacks_new,
     nghttp2_session_callbacks_set_on_begin_headers_callback, nghttp2_session_callbacks_set_on_data_chunk_recv_callback,
     nghttp2_session_callbacks_set_on_frame_recv_callback, nghttp2_session_callbacks_set_on_frame_send_callback,
     nghttp2_session_callbacks_set_on_header_callback2, nghttp2_session_callbacks_set_on_stream_close_callback,
-    nghttp2_session_callbacks_set_send_data_callback,
-    nghttp2_session_get_last_proc_stream_id, nghttp2_session_get_stream_user_data, nghttp2_session_server_new3,
-    nghttp2_session_set_local_window_size, nghttp2_session_set_stream_user_data, nghttp2_settings_entry,
-    nghttp2_submit_goaway, nghttp2_submit_ping, nghttp2_submit_rst_stream, nghttp2_submit_settings,
-    nghttp2_submit_shutdown_notice)
+    nghttp2_session_callbacks_set_send_data_callback, nghttp2_session_get_last_proc_stream_id,
+    nghttp2_session_get_stream_user_data, nghttp2_session_server_new3, nghttp2_session_set_local_window_size,
+    nghttp2_session_set_stream_user_data, nghttp2_settings_entry, nghttp2_submit_goaway, nghttp2_submit_ping,
+    nghttp2_submit_rst_stream, nghttp2_submit_settings, nghttp2_submit_shutdown_notice)
 from tiltyard_router.c_uv cimport uv_accept, uv_now, uv_stream_t, uv_tcp_nodelay
 from tiltyard_router.conn cimport conn_close, conn_credit, conn_mark, conn_new, conn_send_data, conn_start
 from tiltyard_router.headers cimport headers_add

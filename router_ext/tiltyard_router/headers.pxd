@@ -33,7 +33,8 @@ cdef struct ty_text:
 cdef void headers_init(ty_headers *h, ty_header *own, uint32_t cap) noexcept nogil
 cdef void headers_clear(ty_headers *h, ty_mem *mem) noexcept nogil
 # Keeps a reference on both, unless nobody will look at the field again: of :method and :status only is_post and status
-# are kept, of the other pseudo fields (but :path), te, content-length and tiltyard-* nothing. Beyond TY_HDR_MAX fields or TY_HDR_BYTES only `overflow` is set. 0 or TY_ERR_NOMEM.
+# are kept, of the other pseudo fields (but :path), te, content-length and tiltyard-* nothing. Beyond TY_HDR_MAX fields
+# or TY_HDR_BYTES only `overflow` is set. 0 or TY_ERR_NOMEM.
 cdef int headers_add(ty_headers *h, ty_mem *mem, nghttp2_rcbuf *name, nghttp2_rcbuf *value) noexcept nogil
 # Value of the last field with this token; p NULL when there is none.
 cdef ty_text headers_get(const ty_headers *h, uint8_t token) noexcept nogil

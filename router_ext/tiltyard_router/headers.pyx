@@ -4,8 +4,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from tiltyard_router.c_nghttp2 cimport (
     NGHTTP2_NV_FLAG_NONE, NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_COPY_VALUE, NGHTTP2_NV_FLAG_NO_INDEX,
-    nghttp2_nv, nghttp2_rcbuf, nghttp2_rcbuf_decref,
-    nghttp2_rcbuf_get_buf, nghttp2_rcbuf_incref, nghttp2_vec)
+    nghttp2_nv, nghttp2_rcbuf, nghttp2_rcbuf_decref, nghttp2_rcbuf_get_buf, nghttp2_rcbuf_incref, nghttp2_vec)
 from tiltyard_router.mem cimport mem_alloc, mem_free, ty_mem
 from tiltyard_router.model cimport TY_HDR_BYTES, TY_HDR_MAX, ty_header, ty_headers
 from tiltyard_router.status cimport TY_ERR_NOMEM

@@ -2,15 +2,15 @@
 """grpc.health.v1 (grpc/grpc doc/health-checking.md), answered by the router itself."""
 
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcmp, memcpy
 
 from tiltyard_router.headers cimport ty_text
-from tiltyard_router.model cimport TY_MSG_CAP, TY_ST_ANSWERING, TY_ST_DONE, ty_conn, ty_loop, ty_queue, ty_stream
+from tiltyard_router.model cimport TY_MSG_CAP, TY_ST_ANSWERING, TY_ST_DONE, ty_conn, ty_loop, ty_stream
 from tiltyard_router.queue cimport queue_add, queue_clear, queue_iov
 from tiltyard_router.reply cimport reply_own_head, reply_resume
-from tiltyard_router.status cimport GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND, GRPC_OK, GRPC_UNAVAILABLE
+from tiltyard_router.status cimport GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND, GRPC_OK
 from tiltyard_router.wire cimport WIRE_DEPTH, WIRE_LEN, ty_field, ty_iov, wire_field
 
 cdef enum:
@@ -34,7 +34,7 @@ cdef int health_path(ty_stream *st, ty_text path) noexcept nogil:
 
 
 cdef int read_name(ty_stream *st, uint8_t *name, size_t *n_name) noexcept nogil:
-    """HealthCheckRequest.service (field 1) of a small message; the last one counts. 0 or -1 (malformed or too large)."""
+    """HealthCheckRequest.service (field 1) of a small message; the last one counts. 0, or -1: malformed or too long."""
     cdef ty_iov iov[PIECES]
     cdef uint8_t msg[HEALTH_MAX_BYTES]
     cdef const uint8_t *p

@@ -4,8 +4,7 @@
 from libc.string cimport memset
 
 from tiltyard_router.c_sys cimport close, dup
-from tiltyard_router.c_uv cimport (
-    uv_close, uv_handle_t, uv_listen, uv_stream_t, uv_tcp_init, uv_tcp_open)
+from tiltyard_router.c_uv cimport uv_close, uv_handle_t, uv_listen, uv_stream_t, uv_tcp_init, uv_tcp_open
 from tiltyard_router.front cimport front_accept
 from tiltyard_router.mem cimport mem_alloc, mem_free
 from tiltyard_router.model cimport ty_listener, ty_loop
@@ -16,53 +15,53 @@ cdef enum:
 
 
 cdef int listener_add(ty_loop *loop, int fd) noexcept nogil:
-    cdef ty_listener *l = <ty_listener *>mem_alloc(&loop.mem, sizeof(ty_listener))
+    cdef ty_listener *listener = <ty_listener *>mem_alloc(&loop.mem, sizeof(ty_listener))
     cdef int rv, own
-    if l is NULL:
+    if listener is NULL:
         return TY_ERR_NOMEM
-    memset(l, 0, sizeof(ty_listener))
-    l.loop = loop
-    rv = uv_tcp_init(&loop.uv, &l.h.tcp)
+    memset(listener, 0, sizeof(ty_listener))
+    listener.loop = loop
+    rv = uv_tcp_init(&loop.uv, &listener.h.tcp)
     if rv != 0:
-        mem_free(&loop.mem, l)
+        mem_free(&loop.mem, listener)
         return rv
-    l.h.handle.data = l
+    listener.h.handle.data = listener
     own = dup(fd)
-    rv = uv_tcp_open(&l.h.tcp, own)
+    rv = uv_tcp_open(&listener.h.tcp, own)
     if rv != 0:
         close(own)
     else:
-        rv = uv_listen(&l.h.stream, BACKLOG, on_connection)
+        rv = uv_listen(&listener.h.stream, BACKLOG, on_connection)
     if rv != 0:
-        uv_close(&l.h.handle, on_closed)
+        uv_close(&listener.h.handle, on_closed)
         return rv
-    l.next = loop.listeners
-    loop.listeners = l
+    listener.next = loop.listeners
+    loop.listeners = listener
     return 0
 
 
 cdef void on_connection(uv_stream_t *server, int status) noexcept nogil:
-    cdef ty_listener *l = <ty_listener *>server.data
+    cdef ty_listener *listener = <ty_listener *>server.data
     if status == 0:
-        l.missed = front_accept(l.loop, server) != 0
+        listener.missed = front_accept(listener.loop, server) != 0
 
 
 cdef void listener_tick(ty_loop *loop) noexcept nogil:
-    cdef ty_listener *l = loop.listeners
-    while l is not NULL:
-        if l.missed:
-            l.missed = front_accept(loop, &l.h.stream) != 0
-        l = l.next
+    cdef ty_listener *listener = loop.listeners
+    while listener is not NULL:
+        if listener.missed:
+            listener.missed = front_accept(loop, &listener.h.stream) != 0
+        listener = listener.next
 
 
 cdef void listener_close_all(ty_loop *loop) noexcept nogil:
-    cdef ty_listener *l
+    cdef ty_listener *listener
     while loop.listeners is not NULL:
-        l = loop.listeners
-        loop.listeners = l.next
-        uv_close(&l.h.handle, on_closed)
+        listener = loop.listeners
+        loop.listeners = listener.next
+        uv_close(&listener.h.handle, on_closed)
 
 
 cdef void on_closed(uv_handle_t *handle) noexcept nogil:
-    cdef ty_listener *l = <ty_listener *>handle.data
-    mem_free(&l.loop.mem, l)
+    cdef ty_listener *listener = <ty_listener *>handle.data
+    mem_free(&listener.loop.mem, listener)

@@ -1,21 +1,20 @@
 """One proxy loop: what runs it, what it does each iteration, how it ends."""
 
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy
 
 from tiltyard_router.back cimport back_gone, back_send, back_setup, back_start
 from tiltyard_router.c_sys cimport random_bytes, tune_malloc
 from tiltyard_router.c_uv cimport (
-    UV_RUN_DEFAULT, UV_RUN_NOWAIT, UV_RUN_ONCE, uv_async_init, uv_async_send, uv_async_t, uv_check_init, uv_check_start,
-    uv_check_t, uv_close, uv_handle_t, uv_hrtime, uv_idle_init, uv_is_closing, uv_loop_close, uv_loop_init,
-    uv_mutex_destroy, uv_mutex_init, uv_mutex_lock, uv_mutex_unlock, uv_now, uv_prepare_init, uv_prepare_start,
-    uv_prepare_t, uv_run, uv_stop, uv_timer_init, uv_timer_start, uv_timer_t, uv_walk)
+    UV_RUN_DEFAULT, UV_RUN_NOWAIT, uv_async_init, uv_async_send, uv_async_t, uv_check_init, uv_check_start, uv_check_t,
+    uv_close, uv_handle_t, uv_hrtime, uv_idle_init, uv_is_closing, uv_loop_close, uv_loop_init, uv_mutex_destroy,
+    uv_mutex_init, uv_mutex_lock, uv_mutex_unlock, uv_now, uv_prepare_init, uv_prepare_start, uv_prepare_t, uv_run,
+    uv_stop, uv_timer_init, uv_timer_start, uv_timer_t, uv_walk)
 from tiltyard_router.clock cimport clock_second, clock_slew, clock_start
 from tiltyard_router.conn cimport conn_flush_all
-from tiltyard_router.front cimport (
-    front_close_all, front_drain_all, front_fail_all, front_gone, front_setup, front_tick)
+from tiltyard_router.front cimport front_close_all, front_drain_all, front_fail_all, front_gone, front_setup, front_tick
 from tiltyard_router.health cimport health_changed, health_end
 from tiltyard_router.listener cimport listener_close_all, listener_tick
 from tiltyard_router.mem cimport buf_decref, mem_clear, mem_init

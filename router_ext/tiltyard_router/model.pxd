@@ -11,12 +11,12 @@
 # Calls run in the direction of the request (front > stream > pool > back). What runs the other way goes through
 # ty_hooks, so that the modules form no circle.
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from tiltyard_router.c_nghttp2 cimport nghttp2_rcbuf, nghttp2_session
 from tiltyard_router.c_uv cimport (
-    sockaddr_storage, uv_async_t, uv_buf_t, uv_check_t, uv_connect_t, uv_getaddrinfo_t, uv_handle_t, uv_idle_t, uv_loop_t, uv_mutex_t,
-    uv_pipe_t, uv_prepare_t, uv_stream_t, uv_tcp_t, uv_timer_t)
+    sockaddr_storage, uv_async_t, uv_buf_t, uv_check_t, uv_connect_t, uv_getaddrinfo_t, uv_handle_t, uv_idle_t,
+    uv_loop_t, uv_mutex_t, uv_pipe_t, uv_prepare_t, uv_stream_t, uv_tcp_t, uv_timer_t)
 from tiltyard_router.mem cimport ty_buf, ty_mem
 from tiltyard_router.receipt cimport TY_RECEIPT_CHARS, ty_signer
 from tiltyard_router.routes cimport ty_arm, ty_pipeline, ty_routes

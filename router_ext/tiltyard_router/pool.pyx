@@ -11,15 +11,14 @@ from tiltyard_router.c_nghttp2 cimport (
     NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, nghttp2_session_check_request_allowed, nghttp2_session_get_remote_settings)
 from tiltyard_router.c_uv cimport (
     AF_INET, AF_INET6, SOCK_STREAM, UV_ETIMEDOUT, addrinfo, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage,
-    uv_cancel, uv_connect_t, uv_freeaddrinfo, uv_req_t, uv_getaddrinfo, uv_getaddrinfo_t, uv_ip4_addr, uv_ip6_addr, uv_now,
-    uv_pipe_connect, uv_tcp_connect, uv_tcp_nodelay)
-from tiltyard_router.conn cimport conn_close, conn_mark, conn_new
+    uv_cancel, uv_connect_t, uv_freeaddrinfo, uv_getaddrinfo, uv_getaddrinfo_t, uv_ip4_addr, uv_ip6_addr, uv_now,
+    uv_pipe_connect, uv_req_t, uv_tcp_connect, uv_tcp_nodelay)
+from tiltyard_router.conn cimport conn_close, conn_new
 from tiltyard_router.mem cimport mem_alloc, mem_free
 from tiltyard_router.model cimport (
     TY_BACK, TY_BACK_CONNS, TY_BACK_STREAMS, TY_KIND_PREDICT, TY_MAX_ADDRS, TY_ST_WAITING, TY_WAITING_MAX, ty_backend,
     ty_conn, ty_endpoint, ty_loop, ty_routes, ty_stream)
-from tiltyard_router.status cimport (
-    GRPC_RESOURCE_EXHAUSTED, GRPC_UNAVAILABLE, TY_ERR_NOMEM, status_text)
+from tiltyard_router.status cimport GRPC_RESOURCE_EXHAUSTED, GRPC_UNAVAILABLE, TY_ERR_NOMEM, status_text
 
 cdef enum:
     RESOLVE_EVERY_MS = 30000

@@ -5,12 +5,11 @@ The only place where an arm is chosen. Runs once a request, on the loop's thread
 """
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcmp, memcpy
 
 from tiltyard_router.clock cimport clock_second
-from tiltyard_router.c_uv cimport uv_now
 from tiltyard_router.headers cimport TY_H_OTHER, TY_H_USER_AGENT, ty_text
 from tiltyard_router.mem cimport buf_bytes, buf_decref, buf_new, mem_alloc, mem_free, ty_buf
 from tiltyard_router.model cimport TY_MSG_CAP, ty_header, ty_loop, ty_stream
@@ -22,10 +21,9 @@ from tiltyard_router.routes cimport routes_find, ty_arm, ty_pipeline
 from tiltyard_router.score cimport reader_init
 from tiltyard_router.split cimport split_arm, split_bucket, split_hash, split_pick, split_slot
 from tiltyard_router.status cimport (
-    GRPC_INTERNAL, GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND, GRPC_RESOURCE_EXHAUSTED, TY_ERR_KEY_DTYPE, TY_ERR_KEY_LONG,
-    TY_ERR_KEY_SHAPE, TY_ERR_LIMIT, TY_ERR_NO_SPEC, TY_ERR_NOMEM, TY_ERR_MALFORMED)
+    GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND, GRPC_RESOURCE_EXHAUSTED, TY_ERR_KEY_DTYPE, TY_ERR_KEY_LONG, TY_ERR_KEY_SHAPE,
+    TY_ERR_LIMIT, TY_ERR_MALFORMED, TY_ERR_NOMEM, TY_ERR_NO_SPEC)
 from tiltyard_router.tap cimport tap_assign, tap_block, tap_uncounted, ty_block_key
-from tiltyard_router.wheel cimport wheel_set
 
 cdef enum:
     IOV_INLINE = 64
@@ -90,14 +88,14 @@ cdef int choose(ty_stream *st, const ty_spec *spec, const ty_iov *iov, uint32_t 
     st.routes.refs += 1
     st.pipeline = p
     if spec.has_version:
-        snprintf(st.msg, TY_MSG_CAP, b"pipeline '%.*s' chooses the version; name an arm by version_label, or leave both "
-                 b"empty", shown, spec.name)
+        snprintf(st.msg, TY_MSG_CAP, b"pipeline '%.*s' chooses the version; name an arm by version_label, or leave "
+                 b"both empty", shown, spec.name)
         return GRPC_INVALID_ARGUMENT
     if spec.has_label and spec.label_len > 0:
         i = forced_arm(p, spec)
         if i == p.n_arms:
-            snprintf(st.msg, TY_MSG_CAP, b"pipeline '%.*s' has no arm '%.*s'; name an arm by version_label, or leave it "
-                     b"empty", shown, spec.name, <int>(spec.label_len if spec.label_len < 64 else 64), spec.label)
+            snprintf(st.msg, TY_MSG_CAP, b"pipeline '%.*s' has no arm '%.*s'; name an arm by version_label, or leave "
+                     b"it empty", shown, spec.name, <int>(spec.label_len if spec.label_len < 64 else 64), spec.label)
             return GRPC_INVALID_ARGUMENT
         flags = TY_RECEIPT_FORCED
     else:
@@ -286,8 +284,8 @@ cdef int key_refusal(ty_stream *st, const ty_pipeline *p, int rv) noexcept nogil
     if rv == TY_ERR_KEY_DTYPE:
         snprintf(st.msg, TY_MSG_CAP, b"input '%s' is the pipeline's key: it must be a string or an integer", p.hash_key)
     elif rv == TY_ERR_KEY_SHAPE:
-        snprintf(st.msg, TY_MSG_CAP, b"input '%s' is the pipeline's key: it must hold one value, or the same in every row",
-                 p.hash_key)
+        snprintf(st.msg, TY_MSG_CAP, b"input '%s' is the pipeline's key: it must hold one value, or the same in every "
+                 b"row", p.hash_key)
     elif rv == TY_ERR_KEY_LONG:
         snprintf(st.msg, TY_MSG_CAP, b"the key '%s' is longer than 1024 bytes", p.hash_key)
     elif rv == TY_ERR_NOMEM:

@@ -5,8 +5,7 @@ from libc.string cimport memcpy, memset
 from tiltyard_router.c_nghttp2 cimport NGHTTP2_ERR_WOULDBLOCK
 from tiltyard_router.c_uv cimport uv_now
 from tiltyard_router.mem cimport buf_bytes, buf_decref, buf_incref, buf_new, mem_alloc, mem_free
-from tiltyard_router.model cimport (
-    TY_COPY_BELOW, TY_OUT_COPY, TY_OUT_IOV, TY_OUT_REF, TY_OUT_SOFT, ty_loop, ty_queue, ty_seg, ty_stream)
+from tiltyard_router.model cimport TY_COPY_BELOW, TY_OUT_COPY, ty_loop, ty_queue, ty_seg, ty_stream
 from tiltyard_router.status cimport TY_ERR_LIMIT, TY_ERR_NOMEM
 
 cdef enum:

@@ -2,7 +2,7 @@
 """The client's side of an answer."""
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint32_t, uint8_t
 from libc.stdio cimport snprintf
 from libc.string cimport strlen
 
@@ -13,9 +13,9 @@ from tiltyard_router.c_nghttp2 cimport (
     nghttp2_submit_trailer)
 from tiltyard_router.conn cimport conn_mark
 from tiltyard_router.headers cimport (
-    TY_H_CONTENT_LENGTH, TY_H_CONTENT_TYPE, TY_H_GRPC_ENCODING, TY_H_GRPC_MESSAGE, TY_H_GRPC_STATUS, TY_H_OTHER, TY_H_TILTYARD,
-    header_nv, message_encode, name_flags, text_nv)
-from tiltyard_router.model cimport TY_HDR_MAX, TY_MSG_CAP, ty_header, ty_headers, ty_queue, ty_stream
+    TY_H_CONTENT_TYPE, TY_H_GRPC_ENCODING, TY_H_GRPC_MESSAGE, TY_H_GRPC_STATUS, TY_H_OTHER, header_nv, message_encode,
+    name_flags, text_nv)
+from tiltyard_router.model cimport TY_HDR_MAX, TY_MSG_CAP, ty_headers, ty_queue, ty_stream
 from tiltyard_router.receipt cimport TY_RECEIPT_CHARS
 from tiltyard_router.status cimport GRPC_UNIMPLEMENTED
 
@@ -145,7 +145,7 @@ cdef ssize_t read_answer(nghttp2_session *session, int32_t stream_id, uint8_t *b
     if q.unsent < n:
         n = <size_t>q.unsent
     data_flags[0] |= NGHTTP2_DATA_FLAG_NO_COPY
-    if q.ended and q.unsent == n:      # only when nothing is left behind this frame (trap: equal to `length` proves nothing)
+    if q.ended and q.unsent == n:      # nothing is left behind this frame (that n equals `length` proves nothing)
         data_flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
         if put_trailers(q.stream) != 0:
             return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE

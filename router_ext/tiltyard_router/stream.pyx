@@ -2,9 +2,9 @@
 """The life of one call, from its headers to its outcome."""
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t, uint8_t
 from libc.stdio cimport snprintf
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memset
 
 from tiltyard_router.c_nghttp2 cimport (
     NGHTTP2_CANCEL, NGHTTP2_FLAG_NONE, NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR, NGHTTP2_REFUSED_STREAM,
@@ -12,13 +12,14 @@ from tiltyard_router.c_nghttp2 cimport (
 from tiltyard_router.c_uv cimport uv_now
 from tiltyard_router.conn cimport conn_credit, conn_mark, conn_stream_credit
 from tiltyard_router.headers cimport (
-    TY_H_CONTENT_TYPE, TY_H_GRPC_STATUS, TY_H_GRPC_TIMEOUT, TY_H_PATH, headers_clear,
-    headers_get, headers_init, status_number, timeout_us, ty_text)
+    TY_H_CONTENT_TYPE, TY_H_GRPC_STATUS, TY_H_GRPC_TIMEOUT, TY_H_PATH, headers_clear, headers_get, headers_init,
+    status_number, timeout_us, ty_text)
 from tiltyard_router.health cimport HEALTH_MAX_BYTES, health_answer, health_forget, health_path, health_watches
 from tiltyard_router.mem cimport mem_alloc, mem_free
 from tiltyard_router.model cimport (
-    TY_HDR_INLINE, TY_KIND_HEALTH, TY_KIND_NONE, TY_KIND_PASS, TY_KIND_PREDICT, TY_KIND_REFUSED, TY_MSG_CAP, TY_ST_ANSWERING,
-    TY_ST_BODY, TY_ST_DONE, TY_ST_HEADERS, TY_ST_SENT, TY_ST_WAITING, TY_TRAILERS_INLINE, ty_backend, ty_conn, ty_loop, ty_queue, ty_stream)
+    TY_HDR_INLINE, TY_KIND_HEALTH, TY_KIND_NONE, TY_KIND_PASS, TY_KIND_PREDICT, TY_KIND_REFUSED, TY_MSG_CAP,
+    TY_ST_ANSWERING, TY_ST_BODY, TY_ST_DONE, TY_ST_SENT, TY_TRAILERS_INLINE, ty_backend, ty_conn, ty_loop, ty_queue,
+    ty_stream)
 from tiltyard_router.pool cimport pool_close_table, pool_forget, pool_send
 from tiltyard_router.predict cimport predict_route
 from tiltyard_router.queue cimport queue_add, queue_clear, queue_init, queue_rewind
@@ -172,8 +173,8 @@ cdef void need_table(ty_stream *st) noexcept nogil:
 
 
 cdef void unknown_method(ty_stream *st, ty_text path) noexcept nogil:
-    snprintf(st.msg, TY_MSG_CAP, b"this router does not serve %.*s; it serves tensorflow.serving.PredictionService/Predict"
-             b", grpc.health.v1.Health and tiltyard.api.*", <int>(path.n if path.n < 100 else 100), path.p)
+    snprintf(st.msg, TY_MSG_CAP, b"this router does not serve %.*s; it serves tensorflow.serving.PredictionService/"
+             b"Predict, grpc.health.v1.Health and tiltyard.api.*", <int>(path.n if path.n < 100 else 100), path.p)
     stream_fail(st, GRPC_UNIMPLEMENTED, NULL)
 
 
@@ -217,7 +218,7 @@ cdef void pass_on(ty_stream *st, ty_backend *to, const char *missing) noexcept n
 
 
 cdef void stream_data(ty_stream *st, const uint8_t *data, size_t n) noexcept nogil:
-    """Request bytes. Credit: a gathered request gets it at once (its size is limited), a passed one when they are sent."""
+    """Request bytes. Credit: a gathered request gets it at once (its size is limited), a passed one when it is sent."""
     cdef ty_conn *front = st.front
     conn_credit(front, n)
     if st.state == TY_ST_DONE:
@@ -308,7 +309,7 @@ cdef void route(ty_stream *st) noexcept nogil:
 
 
 cdef uint64_t pipeline_deadline(const ty_stream *st) noexcept nogil:
-    """The pipeline's time-out takes the place of the default one, be it longer or shorter; the caller's holds beside it."""
+    """The pipeline's time-out takes the place of the default one, longer or shorter; the caller's holds beside it."""
     cdef uint64_t deadline = uv_now(&st.loop.uv) + (st.pipeline.timeout_us + 999) // 1000
     cdef ty_text text = headers_get(&st.request, TY_H_GRPC_TIMEOUT)
     cdef uint64_t asked
