@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import fcntl
 import hashlib
 import hmac
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -222,6 +224,39 @@ async def test_the_data_folder_is_private_and_keeps_the_key_over_restarts(tmp_pa
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
     assert stat.S_IMODE((data / "receipt.key").stat().st_mode) == 0o600
     assert len(list((data / "counters").glob("*.counters"))) == 2
+
+
+async def test_counters_of_earlier_starts_do_not_pile_up(tmp_path: Path) -> None:
+    flags = ("--routes", str(write_routes(tmp_path / "r.yaml", "127.0.0.1:1")))
+    counters = tmp_path / "data" / "counters"
+
+    def age(path: Path, created: int) -> None:
+        with path.open("r+b") as file:
+            file.seek(40)
+            file.write(created.to_bytes(8, "little"))
+
+    async with router(tmp_path, *flags) as process:  # a file that a router left
+        process.child.kill()
+        await process.end()
+    (left,) = counters.glob("*.counters")
+    for number in range(12):
+        shutil.copy(left, counters / f"{number:012x}.counters")
+        age(counters / f"{number:012x}.counters", 1_000 + number)
+    left.unlink()
+    with (counters / f"{0:012x}.counters").open("r+b") as reported:  # waits for the outcomes service
+        reported.seek(88)
+        reported.write(b"\x01")
+    damaged = counters / f"{12:012x}.counters"
+    damaged.write_bytes(b"?")
+    with (counters / f"{1:012x}.counters").open("r+b") as live:
+        fcntl.flock(live, fcntl.LOCK_EX)
+        async with router(tmp_path, *flags) as process:
+            await process.logs("removed counters of 2 earlier starts; the newest 8 stay")
+            names = {path.name for path in counters.glob("*.counters")}
+            assert {f"{number:012x}.counters" for number in (0, 1, *range(4, 13))} < names
+            assert len(names) == 12  # and its own
+            process.signal(signal.SIGTERM)
+            assert await process.end() == 0
 
 
 async def test_a_given_receipt_key_signs(tmp_path: Path) -> None:

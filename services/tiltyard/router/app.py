@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from tiltyard.errors import ConfigError, DeadlineError, TiltyardError, UnavailableError, UnsupportedError
 from tiltyard.router.addresses import check_service_address, open_listeners
-from tiltyard.router.counters import counters_path
+from tiltyard.router.counters import counters_path, remove_old
 from tiltyard.router.keys import load_key, own_key
 from tiltyard.router.report import Reporter
 from tiltyard.router.routes_file import RoutesFile, load_routes
@@ -39,6 +39,7 @@ _IN_FORCE_LIMIT_S = 5.0
 _POLL_S = 0.002
 _FLUSH_LIMIT_S = 2.0
 _FLUSH_HURRY_S = 0.3
+_KEPT_COUNTERS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +103,10 @@ def build_router(settings: RouterSettings) -> RouterProcess:
         _close(listeners)
         raise
     reporter = None
-    if settings.outcomes_report:
+    if not settings.outcomes_report:
+        if removed := remove_old(counters_dir, _KEPT_COUNTERS):
+            log.info("removed counters of %d earlier starts; the newest %d stay", removed, _KEPT_COUNTERS)
+    else:
         reporter = Reporter(counters_dir, own_boots=[boot_id], address=settings.outcomes_report, router=settings.name)
     return RouterProcess(settings, router, table, listeners, address, reporter, tables, file)
 

@@ -7,6 +7,7 @@ beyond ``closed_through``, and starts again when that copy changed under it, whi
 from __future__ import annotations
 
 import fcntl
+import logging
 import mmap
 import os
 import struct
@@ -20,7 +21,9 @@ import numpy as np
 from tiltyard.cells import BlockKey, Values, cells_in_use
 from tiltyard.errors import TiltyardError
 
-__all__ = ["SUFFIX", "BlockCells", "CountersError", "CountersFile", "Snapshot", "counters_path"]
+__all__ = ["SUFFIX", "BlockCells", "CountersError", "CountersFile", "Snapshot", "counters_path", "remove_old"]
+
+log = logging.getLogger(__name__)
 
 SUFFIX: Final = ".counters"
 """Ending of a counters file's name; the name before it is the boot id in hexadecimal."""
@@ -28,6 +31,7 @@ SUFFIX: Final = ".counters"
 _MAGIC = b"TILTCNT\x01"
 _VERSION = 1
 _HEADER = struct.Struct("<8s6I6s2xqqQQQQ")
+_CREATED = 40
 _CLOSED_THROUGH = 48
 _BLOCKS_USED = 56
 _REPORT_SEQUENCE = 88
@@ -86,6 +90,38 @@ def counters_path(folder: Path, boot_id: bytes) -> Path:
     return folder / (boot_id.hex() + SUFFIX)
 
 
+def remove_old(folder: Path, keep: int) -> int:
+    """Remove the files of dead boots but the ``keep`` that were made last.
+
+    For a router that reports to nobody: each start leaves a file. Files of live boots stay, files that a report was
+    made from (the rest waits for the outcomes service), and files that cannot be read.
+
+    Returns:
+        How many were removed.
+    """
+    found: list[tuple[int, str]] = []
+    removed = 0
+    for path in folder.glob("*" + SUFFIX):
+        try:
+            with CountersFile(path) as file:
+                found.append((file.created, path.name))
+        except (CountersError, OSError) as error:
+            log.warning("counters file cannot be read; it stays", extra={"file": str(path), "reason": str(error)})
+    dead = 0
+    for _, name in sorted(found, reverse=True):
+        try:
+            with CountersFile(folder / name) as file:
+                if file.report_sequence() or not file.try_lock():
+                    continue
+                dead += 1
+                if dead > keep:
+                    file.path.unlink(missing_ok=True)
+                    removed += 1
+        except (CountersError, OSError):  # another router was faster, or this user may not
+            continue
+    return removed
+
+
 class CountersFile:
     """One counters file, open for reading. Use it as a context manager, or call ``close``.
 
@@ -117,6 +153,12 @@ class CountersFile:
     def boot_id(self) -> bytes:
         """The boot's 6 bytes."""
         return self._map[32:38]
+
+    @property
+    def created(self) -> int:
+        """When the boot made the file, unix seconds."""
+        (value,) = _Q.unpack_from(self._map, _CREATED)
+        return int(value)
 
     def close(self) -> None:
         """Give file, mapping and lock back."""
