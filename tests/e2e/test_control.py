@@ -702,3 +702,25 @@ async def test_the_tutorials_models_on_the_real_model_server(tmp_path: Path) -> 
             await predict(address, "default.aloha-control")
             await control.undeploy()
             assert "not found" in await fails(predict(address, "default.aloha-control"), grpc.StatusCode.NOT_FOUND)
+
+
+@pytest.mark.parametrize("address", ["foo", "127.0.0.1", "127.0.0.1:0", "http://h:80", "unix:", "::1:80", ""])
+async def test_what_is_no_address_of_a_model_server_is_refused_in_one_line(tmp_path: Path, address: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tiltyard", "control", "--listen", "127.0.0.1:0", "--data-dir", str(tmp_path / "data")),
+        *("--model-server", "127.0.0.1:9001", "--model-server", "unix:/run/m.sock", "--model-server", address),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(30):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert out == b""
+    assert f"--model-server {address!r}" in err.decode()
+    assert err.count(b"\n") == 1
+    assert process.returncode == 1
+    assert not (tmp_path / "data").exists()

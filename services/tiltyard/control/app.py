@@ -37,6 +37,7 @@ from tiltyard.control.uploads import Uploads
 from tiltyard.control.watch import RouteHub, RouteServicer
 from tiltyard.control.zips import UploadLimits
 from tiltyard.errors import ConfigError
+from tiltyard.router.addresses import check_service_address
 from tiltyard.rpc import bind, check_listen, create_server
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,8 @@ class Control:
         """
         settings = self._settings
         check_listen(settings.listen, insecure=settings.insecure_listen)
+        for address in settings.model_servers:
+            check_service_address("--model-server", address)
         router_listen = settings.router_listen or f"unix:{settings.data_dir.absolute() / 'control-router.sock'}"
         _check_router_listen(router_listen, insecure=settings.insecure_listen)
         data_dir = await asyncio.to_thread(_open_data_dir, settings.data_dir)
