@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from tiltyard.client import Client
+from tiltyard.supervisor.process import Process
 from tiltyard.supervisor.spawn import tiltyard_command
-from tiltyard.testing.cluster import start_up
+from tiltyard.testing.cluster import start_up, wait_until
 
 pytest.importorskip("tiltyard_router.core", exc_type=ImportError)
 pytest.importorskip("sqlalchemy")
@@ -70,6 +72,36 @@ def test_the_demo_twice_on_a_running_tiltyard(tmp_path: Path) -> None:
     first, second = results
     assert first["arms"] == second["arms"], "the same sessions go to the same arms again"
     assert first["report"]["deployment_uid"] != second["report"]["deployment_uid"]
+
+
+STOPPED = "tiltyard: stopped; everything was taken down\n"
+
+
+@pytest.mark.parametrize("step", ["starting Tiltyard", "uploading two models", "replaying 5,000"])
+def test_ctrl_c_takes_everything_down_and_says_so(tmp_path: Path, step: str) -> None:
+    temporary, output = tmp_path / "temporary", tmp_path / "output"
+    temporary.mkdir()
+    command = tiltyard_command("demo", "--models", str(MODELS))
+    with Process(command, name="demo", folder=output, env={"TMPDIR": str(temporary)}) as process:
+        wait_until(lambda: step in process.stdout.read_text() or not process.alive(), step, 100)
+        process.signal(signal.SIGINT)
+        assert process.wait(60) == 130, process.said()
+        assert process.stderr.read_text() == STOPPED
+        assert os.listdir(temporary) == [], "its data folder is gone"
+
+
+def test_ctrl_c_undeploys_on_a_tiltyard_that_runs_on(tmp_path: Path) -> None:
+    with start_up(tmp_path / "data") as cluster:
+        command = tiltyard_command("demo", "--models", str(MODELS), "--address", cluster.address)
+        with Process(command, name="demo", folder=tmp_path / "output") as process:
+            wait_until(lambda: "deploying a split" in process.stdout.read_text() or not process.alive(), "deploy", 100)
+            process.signal(signal.SIGINT)
+            assert process.wait(60) == 130, process.said()
+            said = f"tiltyard: stopped; nothing of it is deployed on {cluster.address}\n"
+            assert process.stderr.read_text() == said
+        with Client(cluster.address) as client:
+            client.set_current_workspace(client.get_workspace("demo"))
+            assert not client.get_pipeline("dga").deployed()
 
 
 def test_a_wrong_address_is_an_error_of_one_line(tmp_path: Path) -> None:

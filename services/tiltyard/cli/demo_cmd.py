@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from tiltyard.demo.run import DemoResult, View
 
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit status after Ctrl-C, as shells have it."""
+
 
 @click.command()
 @click.option("--address", metavar="HOST:PORT", help="Use the Tiltyard that runs there instead of starting one.")
@@ -36,8 +39,39 @@ def command(address: str | None, models: Path | None, threads: int, output: str)
     """Watch a real A/B test of two TensorFlow models, from upload to counts.
 
     Starts a Tiltyard of its own, uploads two models that judge domain names, splits the requests between them 2 to 1
-    by session, replays 5,000 labelled names, and prints what was seen. Exit status 1 when anything failed.
+    by session, replays 5,000 labelled names, and prints what was seen. Exit status 1 when anything failed, 130 when
+    Ctrl-C stopped it; what it started is taken down in any case.
     """
+    interrupts = _count_interrupts()
+    try:
+        problems = _run(address, models, threads, output)
+    except KeyboardInterrupt:
+        if len(interrupts) > 1:
+            click.echo("tiltyard: stopped at once; something may not have been taken down", err=True)
+        else:
+            what = "everything was taken down" if address is None else f"nothing of it is deployed on {address}"
+            click.echo(f"tiltyard: stopped; {what}", err=True)
+        sys.exit(INTERRUPTED)
+    for problem in problems:
+        click.echo(f"tiltyard: {problem}", err=True)
+    sys.exit(1 if problems else 0)
+
+
+def _count_interrupts() -> list[int]:
+    """What Ctrl-C has interrupted so far: the first the demo, a second one its taking down."""
+    interrupts: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # otherwise somebody wants it ignored
+        signal.signal(signal.SIGINT, interrupt)
+    return interrupts
+
+
+def _run(address: str | None, models: Path | None, threads: int, output: str) -> list[str]:
+    """Run it and show what came of it; what went wrong, for people."""
     from rich.console import Console
 
     from tiltyard.client import Client
@@ -63,9 +97,7 @@ def command(address: str | None, models: Path | None, threads: int, output: str)
         click.echo(json.dumps(_as_json(result, problems), indent=2))
     else:
         _show(console, result)
-    for problem in problems:
-        click.echo(f"tiltyard: {problem}", err=True)
-    sys.exit(1 if problems else 0)
+    return problems
 
 
 def _view(console: Console, output: str) -> View:

@@ -169,8 +169,9 @@ def run_demo(client: Client, files: DemoFiles, view: View, *, threads: int = THR
     if pipeline.deployed():  # by a demo that was cut short
         pipeline.undeploy()
     pipeline.add_random_split(list(zip(WEIGHTS, models, ARMS, strict=True)), HASH_KEY)
-    pipeline.add_metric(MAIN, output=MAIN, above=0.5).deploy()
+    pipeline.add_metric(MAIN, output=MAIN, above=0.5)
     try:
+        pipeline.deploy()  # may be in force although it was interrupted
         view.step(f"replaying {len(names):,} labelled domain names")
         result = _replay(pipeline, names, view, threads)
         view.step("asking what the router counted")
