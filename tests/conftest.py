@@ -6,6 +6,8 @@ source tree cannot hide a file missing from the wheel. With ``CI`` set, no part 
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
 import os
 import sysconfig
@@ -26,6 +28,11 @@ def _origin(module: str) -> Path | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("TILTYARD_SANITIZED"):
+        # Modules made by one version of Cython share the types of the first that is loaded, for instance generators.
+        # Were that the core, its code would run on stacks that greenlet moves, which AddressSanitizer takes for errors.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("sqlalchemy.ext.asyncio")
     if not os.environ.get("TILTYARD_INSTALLED"):
         return
     site = Path(sysconfig.get_path("platlib"))
