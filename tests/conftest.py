@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import signal
 import sysconfig
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def _origin(module: str) -> Path | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A run in the background of a script has SIGINT ignored, and its children inherit that: Ctrl-C tests need it back.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("TILTYARD_SANITIZED"):
         # Modules made by one version of Cython share the types of the first that is loaded, for instance generators.
         # Were that the core, its code would run on stacks that greenlet moves, which AddressSanitizer takes for errors.
