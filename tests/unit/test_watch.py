@@ -290,3 +290,23 @@ def test_a_snapshot_without_a_receipt_key_or_with_no_time_to_answer_is_refused()
     unset = snapshot(1)
     unset.pipelines[0].ClearField("timeout")
     assert spec_of(unset).pipelines[0].timeout_s == 0.0
+
+
+async def test_a_stop_that_grpc_reports_as_the_end_of_the_stream_is_a_stop() -> None:
+    class Ending(RouteWatch):
+        begun = asyncio.Event()
+
+        async def _watch_once(self) -> None:
+            self.begun.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise asyncio.InvalidStateError("RPC already finished.") from None
+
+    watch = Ending("127.0.0.1:1", "router-1", Core().apply, backoff=Backoff(first_s=0.01, most_s=0.01))
+    task = asyncio.create_task(watch.run())
+    await watch.begun.wait()
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=LIMIT_S)
+    assert done
+    assert task.cancelled()

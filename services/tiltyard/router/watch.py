@@ -96,6 +96,9 @@ class RouteWatch:
             except Exception as error:  # a fault of ours must not leave the router without new routes for good
                 log.exception("route stream failed")
                 reason = repr(error)
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError  # came while the stream was ending, and gRPC reported that end instead
             if not self._said_lost:  # one line for an outage, not one for each attempt
                 kept = f"revision {self._revision} stays in force" if self._revision else "there are no routes yet"
                 log.warning("route stream from %s lost, %s; trying again (%s)", self._address, kept, reason)
